@@ -1,0 +1,28 @@
+"""How mistakes of the person who typed the command are reported: one line, no traceback."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+class BadArguments(ValueError):
+    """Options that cannot work. The message names the option, the value given and a way out."""
+
+
+@contextmanager
+def mistakes_end_the_program() -> Iterator[None]:
+    """Turns a ValueError from the body into `error: message` on stderr and exit status 1.
+
+    The traceback is shown only at --console_log_level DEBUG. Every other exception passes unchanged.
+    """
+    try:
+        yield
+    except ValueError as mistake:
+        logger.debug("where the error below arose", exc_info=mistake)
+        print(f"error: {mistake}", file=sys.stderr)
+        if not isinstance(mistake, BadArguments):
+            print("(--console_log_level DEBUG shows where this arose)", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""Options that are known but whose work has not come into this version. A row leaves the table when its work arrives."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+
+from library.args.parser import default_values, setup_parser
+
+NOT_YET = {
+    "deepspeed": "train on GPUs that hold the whole model",
+    "fp8_base": "use --mixed_precision bf16 or fp16 alone",
+    "fp8_base_unet": "use --mixed_precision bf16 or fp16 alone",
+    "cpu_offload_checkpointing": "use --gradient_checkpointing alone",
+    "torch_compile": "leave it out",
+    "sample_every_n_steps": "leave previews out",
+    "sample_every_n_epochs": "leave previews out",
+    "sample_at_first": "leave previews out",
+    "save_state": "save the network alone and go on from it with --network_weights",
+    "save_state_on_train_end": "save the network alone and go on from it with --network_weights",
+    "resume": "go on from a saved network with --network_weights",
+    "resume_from_huggingface": "go on from a saved network with --network_weights",
+    "initial_epoch": "go on from a saved network with --network_weights",
+    "initial_step": "go on from a saved network with --network_weights",
+    "skip_until_initial_step": "go on from a saved network with --network_weights",
+    "validation_split": "train on all images",
+    "validate_every_n_steps": "leave validation out",
+    "validate_every_n_epochs": "leave validation out",
+    "huggingface_repo_id": "upload the saved file by hand",
+    "save_state_to_huggingface": "upload by hand",
+    "cache_text_encoder_outputs": "leave it out, captions are then encoded at each step",
+    "cache_text_encoder_outputs_to_disk": "leave it out, captions are then encoded at each step",
+    "debug_dataset": "read the table of buckets that each run prints",
+    "dataset_class": "describe the data with --dataset_config",
+}
+
+
+def not_yet_problems(args: Namespace, script: str) -> Iterator[str]:
+    """One message for each option of NOT_YET that has another value than its default."""
+    defaults = default_values(setup_parser(script))
+    for name, way_out in NOT_YET.items():
+        value = getattr(args, name, None)
+        if value != defaults.get(name):
+            given = "" if value is True else f" (given: {value})"
+            yield f"--{name} is not available yet in this version{given}: {way_out}"
