@@ -1,0 +1,115 @@
+"""Our multi-tensor optimizers against the packages they stand in for."""
+
+import copy
+
+import dadaptation
+import lion_pytorch
+import prodigyopt
+import pytest
+import torch
+
+from library.optim.dadapt import DAdaptAdam, DAdaptLion
+from library.optim.lion import Lion
+from library.optim.multi_tensor import absolute_sum, products_sum
+from library.optim.prodigy import Prodigy
+
+SHAPES = [(4, 32), (32, 4), (4, 32, 3, 3), (64, 4, 1, 1), (4, 7), (1,)]
+CASES = {
+    "lion": (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
+    "lion decay": (Lion, lion_pytorch.Lion, {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.8, 0.9)}),
+    "lion decoupled": (Lion, lion_pytorch.Lion, {"lr": 1e-3, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "prodigy": (Prodigy, prodigyopt.Prodigy, {"d0": 1e-4}),
+    "prodigy usual": (
+        Prodigy,
+        prodigyopt.Prodigy,
+        {"d0": 1e-4, "weight_decay": 0.01, "use_bias_correction": True, "safeguard_warmup": True, "d_coef": 2, "betas": (0.9, 0.99)},
+    ),
+    "prodigy coupled": (Prodigy, prodigyopt.Prodigy, {"d0": 1e-4, "weight_decay": 0.01, "decouple": False, "growth_rate": 1.02}),
+    "prodigy no momentum": (Prodigy, prodigyopt.Prodigy, {"d0": 1e-4, "betas": (0.0, 0.99), "beta3": 0.9}),
+    "prodigy sliced": (Prodigy, prodigyopt.Prodigy, {"d0": 1e-4, "slice_p": 3}),
+    "dadapt adam": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4}),
+    "dadapt adam decay": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4, "weight_decay": 0.1, "decouple": True, "growth_rate": 1.02}),
+    "dadapt adam coupled": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4, "weight_decay": 0.1, "use_bias_correction": True}),
+    "dadapt lion": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4}),
+    "dadapt lion decay": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4, "weight_decay": 0.1}),
+}
+
+
+def network():
+    """LoRA-like parameters: every second one starts at zero."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator) * (index % 2)) for index, shape in enumerate(SHAPES)]
+
+
+def trained(optimizer_class, options, steps=50):
+    """The parameters and the optimizer after pulling the parameters towards fixed places with noisy gradients."""
+    parameters = network()
+    optimizer = optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:]}], **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for parameter in parameters[:-1]:  # the last one never gets a gradient
+            parameter.grad = parameter.detach() - 1 + 0.1 * torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return parameters, optimizer
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_fifty_steps_end_where_the_package_ends(case):
+    ours, package, options = case
+    for found, expected in zip(trained(ours, options)[0], trained(package, options)[0], strict=True):
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_saved_state_is_the_packages(case):
+    ours, package, options = case
+    found, expected = trained(ours, options, steps=3)[1].state_dict(), trained(package, options, steps=3)[1].state_dict()
+    assert found["state"].keys() == expected["state"].keys()
+    assert [sorted(state) for state in found["state"].values()] == [sorted(state) for state in expected["state"].values()]
+    for group, other in zip(found["param_groups"], expected["param_groups"], strict=True):
+        assert group == {key: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for key, value in other.items()}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_training_goes_on_from_the_packages_state(case):
+    ours, package, options = case
+    parameters, saved = trained(package, options, steps=5)
+    copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    resumed = ours([{"params": copies[:3]}, {"params": copies[3:]}], **options)
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for parameter, twin in zip(parameters[:-1], copies, strict=False):
+        parameter.grad, twin.grad = torch.ones_like(parameter), torch.ones_like(twin)
+    saved.step()
+    resumed.step()
+    for found, expected in zip(copies, parameters, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptLion])
+def test_two_rates_are_refused(optimizer_class):
+    parameters = network()
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(RuntimeError, match="one learning rate"):
+        optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:], "lr": 0.5}]).step()
+
+
+@pytest.mark.parametrize("optimizer_class, reads", [(Lion, 0), (Prodigy, 1), (DAdaptAdam, 1), (DAdaptLion, 1)])
+def test_a_step_reads_from_the_device_at_most_once(optimizer_class, reads, monkeypatch):
+    optimizer = trained(optimizer_class, {}, steps=2)[1]
+    count = [0]
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
+        plain = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, plain=plain: (count.__setitem__(0, count[0] + 1), plain(self))[1])
+    optimizer.step()
+    assert count[0] == reads
+
+
+def test_sums_on_an_accelerator_read_nothing():
+    left = [torch.ones(2, 3, device="meta"), torch.ones(4, device="meta")]  # a host read of a meta tensor raises
+    assert products_sum(left, left).shape == absolute_sum(left).shape == ()
+
+
+def test_sums_are_sums_over_all_tensors():
+    left, right = [torch.tensor([[1.0, -2.0]]), torch.tensor([3.0])], [torch.tensor([[4.0, 5.0]]), torch.tensor([-6.0])]
+    assert (products_sum(left, right).item(), absolute_sum(right).item()) == (-24, 15)
