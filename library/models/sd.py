@@ -1,0 +1,180 @@
+"""Stable Diffusion 1.x and 2.x."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from library.diffusion.objectives import DDPM
+from library.models import modes, text, vae
+from library.models.adapter_names import adapter_key_names
+from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
+from library.models.diffusers_folder import load_part, part_config, quiet_libraries
+from library.models.family import AdapterKeyNames, LatentFormat, Models
+from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
+from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
+from library.models.samplers import make_sampler, plain_scheduler
+from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
+from library.models.swallow import layer_draws, text_encoder_draws
+from library.models.tokenizer import CLIP_L, OPENCLIP_H, ClipTokenizer, load_tokenizer
+from library.models.vae import VaeLoader
+from library.saving.modelspec import ModelFacts
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+SAMPLE_SIZE = 64  # latent pixels on a side, for the configuration of models from single files
+SD1_HEADS = 8
+
+
+@dataclass(frozen=True)
+class SD:
+    """v2: Stable Diffusion 2.x. v_parameterization: it predicts velocity. clip_skip: text states this many layers from the end."""
+
+    v2: bool = False
+    v_parameterization: bool = False
+    clip_skip: int | None = None
+    max_token_length: int | None = None
+    tokenizer_cache_dir: str | None = None
+
+    name: ClassVar[str] = "sd"
+    latents: ClassVar[LatentFormat] = LatentFormat(scaling_factor=0.18215, bucket_step=64, cache_suffix="_sd.npz")
+
+    def __post_init__(self):
+        text.token_count(self.max_token_length)
+        if self.clip_skip is not None and self.clip_skip < 1:
+            raise ValueError(f"--clip_skip must be 1 or more, got {self.clip_skip}")
+
+    @classmethod
+    def from_args(cls, args) -> "SD":
+        return cls(
+            v2=args.v2,
+            v_parameterization=args.v_parameterization,
+            clip_skip=args.clip_skip,
+            max_token_length=args.max_token_length,
+            tokenizer_cache_dir=args.tokenizer_cache_dir,
+        )
+
+    @property
+    def base_model_version(self) -> str:
+        return ("sd_v2" if self.v2 else "sd_v1") + ("_v" if self.v_parameterization else "")
+
+    @property
+    def prediction_type(self) -> str:
+        return "v_prediction" if self.v_parameterization else "epsilon"
+
+    def objective(self, zero_terminal_snr: bool) -> DDPM:
+        return DDPM.stable_diffusion(self.prediction_type, zero_terminal_snr)
+
+    def modelspec_facts(self) -> ModelFacts:
+        architecture, side = "stable-diffusion-v1", 512
+        if self.v2:
+            architecture, side = ("stable-diffusion-v2-768-v", 768) if self.v_parameterization else ("stable-diffusion-v2-512", 512)
+        return ModelFacts(f"{architecture}/lora", "diffusers", self.prediction_type, (side, side))
+
+    # --- loading ---
+
+    def load(
+        self,
+        path: str,
+        *,
+        vae: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        vae_dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        disable_mmap: bool = False,
+    ) -> Models:
+        """See Family.load. Raises ValueError for a model of another kind than --v2 says, or a file that cannot be read."""
+        vae_loader = VaeLoader(vae, self.latents.scaling_factor, SAMPLE_SIZE, own_draws_count=True, dtype=vae_dtype or dtype, device=device)
+        if is_single_file(path):
+            models = self._from_file(open_checkpoint(path, disable_mmap), vae_loader, dtype, device)
+        else:
+            models = self._from_folder(path, vae_loader, dtype, device)
+        return modes.freeze(models)
+
+    @property
+    def _kind(self) -> str:
+        return SD2 if self.v2 else SD1
+
+    def _from_file(self, checkpoint: Checkpoint, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+        require_kind(kind_of_tensors(checkpoint.shapes), self._kind, checkpoint.path)
+        unet_part = checkpoint.part(UNET_PREFIX)
+        # SD2's linear projections become 1x1 convolutions, which is the shape adapters for it have in files.
+        unet = empty_unet(unet_part, heads=None if self.v2 else SD1_HEADS, linear_projection=False, sample_size=SAMPLE_SIZE)
+        require_kind(kind_of_unet_config(unet.config), self._kind, checkpoint.path)
+        fill_unet(unet, unet_part, dtype=dtype, device=device)
+        vae, vae_draws = vae_loader.of_file(checkpoint)
+        if self.v2:
+            part = checkpoint.part(OPENCLIP_PREFIX)
+            text_encoder = openclip_text_encoder(part, keep_last_layer=False, projection=False, dtype=dtype, device=device)
+        else:
+            text_encoder = clip_text_encoder(checkpoint.part(CLIP_PREFIX), dtype=dtype, device=device)
+        draws = layer_draws(unet) + vae_draws + text_encoder_draws(text_encoder)
+        return Models(unet, vae, [text_encoder], swallowed_draws=draws)
+
+    def _from_folder(self, path: str, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+        require_kind(kind_of_unet_config(part_config(path, "unet")), self._kind, path)
+        unet = load_part(UNet2DConditionModel, path, "unet", dtype=dtype, device=device)
+        text_encoder = load_part(CLIPTextModel, path, "text_encoder", dtype=dtype, device=device)
+        vae, vae_draws = vae_loader.of_folder(path)
+        return Models(unet, vae, [text_encoder], swallowed_draws=layer_draws(unet) + vae_draws)
+
+    # --- text ---
+
+    @cached_property
+    def tokenizer(self) -> ClipTokenizer:
+        return load_tokenizer(OPENCLIP_H if self.v2 else CLIP_L, self.tokenizer_cache_dir)
+
+    def tokenize(self, captions: list[str]) -> list[Tensor]:
+        return [text.token_chunks(captions, self.tokenizer, text.token_count(self.max_token_length))]
+
+    def tokenize_weighted(self, captions: list[str]) -> tuple[list[Tensor], list[Tensor]]:
+        ids, weights = text.weighted_token_chunks(captions, self.tokenizer, text.token_count(self.max_token_length))
+        return [ids], [weights]
+
+    def encode_text(
+        self, text_encoders: list[nn.Module], input_ids: list[Tensor], token_weights: list[Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        states = text.joined(text.skipped_states(text_encoders[0], input_ids[0], self.clip_skip), input_ids[0].shape[1])
+        return {"prompt_embeds": text.weighted(states, token_weights[0] if token_weights else None)}
+
+    # --- images ---
+
+    def encode_images(self, vae_model: nn.Module, pixels: Tensor) -> Tensor:
+        return vae.encode_images(vae_model, pixels)
+
+    def predict(
+        self, unet: nn.Module, noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], sizes: dict[str, Tensor]
+    ) -> Tensor:
+        return unet(noisy_latents, timesteps, encoder_hidden_states=text_states["prompt_embeds"]).sample
+
+    def pipeline(self, models: Models, sampler: str = "ddim") -> "DiffusionPipeline":
+        with quiet_libraries():  # the import alone speaks of packages that it does not need
+            from diffusers import StableDiffusionPipeline
+        pipeline = StableDiffusionPipeline(
+            vae=models.vae,
+            text_encoder=models.text_encoders[0],
+            tokenizer=self.tokenizer.hf_tokenizer,
+            unet=models.unet,
+            scheduler=plain_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.scheduler = make_sampler(sampler, self.prediction_type)
+        return pipeline
+
+    # --- networks ---
+
+    def text_encoder_for_network(self, models: Models) -> nn.Module:
+        return models.text_encoders[0]
+
+    def adapter_key_names(self, models: Models) -> AdapterKeyNames:
+        return adapter_key_names(models.text_encoders, original_unet_names=False)
+
+    def enable_gradient_checkpointing(self, models: Models, *, train_text_encoders: bool) -> None:
+        modes.enable_gradient_checkpointing(models, train_text_encoders=train_text_encoders)
