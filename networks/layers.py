@@ -1,0 +1,212 @@
+"""What every adapter does to one layer, and the LoRA of a Linear and of a Conv2d (arXiv:2106.09685).
+
+    y = layer(x) + multiplier * alpha / rank * up(drop(down(x)))
+
+The wrapped layer stays as it is: only its `forward` is replaced on the instance, and it is no child of the adapter, so
+that neither its weights nor its names ever enter the adapter's state_dict.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks.targets import Target
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Probabilities, used in training only. None or 0 is off."""
+
+    neuron: float | None = None  # --network_dropout: ordinary dropout on the rank-sized activations
+    rank: float | None = None  # leaves whole ranks out, per sample
+    module: float | None = None  # leaves the whole adapter out for one call
+
+
+class AdapterModule(nn.Module):
+    """The adapter of one layer: subclasses hold the weights and say what they add."""
+
+    fast_parameters: tuple[str, ...] = ()  # parameters that LoRA+ gives the higher rate, by part of their name
+
+    def __init__(self, target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout):
+        """alpha: None or 0 means `rank`, which makes the scale 1. A whole-number alpha is kept, and saved, as int64."""
+        super().__init__()
+        self.target = target  # the layer inside it is no child of this module
+        self.rank = rank
+        self.multiplier = multiplier
+        self.dropout = dropout
+        self.enabled = True
+        self.kept_weight: Tensor | None = None  # the layer's own weight, while `backup_weights` holds it
+        self.register_buffer("alpha", torch.tensor(alpha or rank))
+        self.scale = float(alpha or rank) / rank
+
+    @property
+    def lora_name(self) -> str:
+        """The module's name in the file."""
+        return self.target.name
+
+    @property
+    def org_module(self) -> nn.Linear | nn.Conv2d:
+        """The wrapped layer."""
+        return self.target.layer
+
+    def apply_to(self) -> None:
+        """Puts this adapter in front of its layer."""
+        self.base_forward = self.org_module.forward
+        self.org_module.forward = self.forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = cast_for_autocast(x)
+        base = self.base_forward(x)
+        if not self.enabled or self._left_out():
+            return base
+        return self.adapt(x, base)
+
+    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
+        """base, the layer's own output for x, with this adapter's part added."""
+        raise NotImplementedError
+
+    def delta_weight(self) -> Tensor:
+        """What this adapter adds to the layer's weight at multiplier 1: fp32, in the weight's shape."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merge(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
+        """Adds the adapter to the layer's weight for good: computed in fp32 on `device`, rounded to `dtype`."""
+        weight = self.org_module.weight
+        device = device or weight.device
+        delta = self.to(device).delta_weight() * self.multiplier
+        merged = weight.to(device, torch.float32) + delta.view_as(weight)
+        weight.copy_(merged.to(dtype or weight.dtype))
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What the optimizer gets, with names."""
+        return self.named_parameters()
+
+    def follow_alpha(self) -> None:
+        """Takes the scale from the `alpha` buffer, after a file has filled it."""
+        self.scale = float(self.alpha) / self.rank
+
+    def _left_out(self) -> bool:
+        """Draws module dropout. From the CPU generator, so that no device is waited for."""
+        p = self.dropout.module
+        return bool(self.training and p and torch.rand(1) < p)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        stored = state_dict.get(prefix + "alpha")
+        if stored is not None and stored.is_floating_point() and not self.alpha.is_floating_point():
+            self.alpha = self.alpha.float()  # copying 0.5 into an int64 buffer would give 0
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.follow_alpha()
+
+
+class LoRAModule(AdapterModule):
+    """Shared by both layer kinds: initial weights, dropout, and the factors as matrices."""
+
+    fast_parameters = ("lora_up",)
+    lora_down: nn.Linear | nn.Conv2d
+    lora_up: nn.Linear | nn.Conv2d
+
+    def init_weights(self) -> None:
+        """Kaiming-uniform down, zero up: the first step starts from the base model exactly."""
+        nn.init.kaiming_uniform_(self.lora_down.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_up.weight)
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """down (rank, inputs of one output) and up (out, rank) as matrices."""
+        return self.lora_down.weight.flatten(1), self.lora_up.weight.flatten(1)
+
+    def delta_weight(self) -> Tensor:
+        down, up = (factor.float() for factor in self.factors())
+        return self.scale * (up @ down).view(self.org_module.weight.shape)
+
+    def _drop(self, hidden: Tensor, rank_axis: int) -> Tensor:
+        if self.dropout.neuron:
+            hidden = F.dropout(hidden, self.dropout.neuron, self.training)
+        if self.dropout.rank and self.training:
+            hidden = drop_ranks(hidden, self.dropout.rank, rank_axis)
+        return hidden
+
+
+class LoRALinear(LoRAModule):
+    """LoRA of a Linear layer: down (rank, in), up (out, rank)."""
+
+    def __init__(self, target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout):
+        super().__init__(target, rank, alpha, multiplier, dropout)
+        self.lora_down = nn.Linear(target.layer.in_features, rank, bias=False, device="cpu", dtype=torch.float32)
+        self.lora_up = nn.Linear(rank, target.layer.out_features, bias=False, device="cpu", dtype=torch.float32)
+        self.init_weights()
+
+    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
+        return lora_linear(
+            x, base, self.lora_down.weight, self.lora_up.weight, self.multiplier * self.scale, lambda hidden: self._drop(hidden, -1)
+        )
+
+
+class LoRAConv(LoRAModule):
+    """LoRA of a Conv2d: down (rank, in, kh, kw) moves over the picture as the layer does, up (out, rank, 1, 1) mixes channels."""
+
+    def __init__(self, target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout):
+        super().__init__(target, rank, alpha, multiplier, dropout)
+        layer = target.layer
+        place = {"bias": False, "device": "cpu", "dtype": torch.float32}
+        self.lora_down = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, **place)
+        self.lora_up = nn.Conv2d(rank, layer.out_channels, (1, 1), **place)
+        self.init_weights()
+
+    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
+        down = self.lora_down
+        return lora_conv(
+            x, base, down.weight, self.lora_up.weight, self.multiplier * self.scale, lambda hidden: self._drop(hidden, 1),
+            stride=down.stride, padding=down.padding,
+        )  # fmt: skip
+
+
+def lora_module(target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout) -> LoRAModule:
+    """The LoRA that fits the target's layer."""
+    kind = LoRALinear if isinstance(target.layer, nn.Linear) else LoRAConv
+    return kind(target, rank, alpha, multiplier, dropout)
+
+
+def lora_linear(x: Tensor, base: Tensor, down: Tensor, up: Tensor, scale: float, drop: Callable[[Tensor], Tensor]) -> Tensor:
+    """base + scale * drop(x downᵀ) upᵀ. x (..., in), base (..., out); down (rank, in), up (out, rank).
+
+    The scale goes on the rank-sized tensor and the sum into the product, so the big output is written once.
+    """
+    hidden = drop(F.linear(x, match_dtype(down, x))) * scale
+    hidden = match_dtype(hidden.flatten(0, -2), base)
+    return torch.addmm(base.flatten(0, -2), hidden, match_dtype(up, base).t()).view(base.shape)
+
+
+def lora_conv(
+    x: Tensor, base: Tensor, down: Tensor, up: Tensor, scale: float, drop: Callable[[Tensor], Tensor], *, stride, padding
+) -> Tensor:
+    """base + scale * up * drop(down * x), both convolutions. x (B, in, H, W); down (rank, in, kh, kw), up (out, rank, 1, 1)."""
+    hidden = drop(F.conv2d(x, match_dtype(down, x), stride=stride, padding=padding)) * scale
+    hidden = match_dtype(hidden, base)
+    return base + F.conv2d(hidden, match_dtype(up, base))
+
+
+def drop_ranks(hidden: Tensor, p: float, rank_axis: int) -> Tensor:
+    """Zeroes each sample's ranks with probability p and scales the rest by 1 / (1 - p)."""
+    shape = [hidden.shape[0]] + [1] * (hidden.dim() - 1)
+    shape[rank_axis] = hidden.shape[rank_axis]
+    keep = torch.rand((hidden.shape[0], hidden.shape[rank_axis]), device=hidden.device) > p
+    return hidden * keep.view(shape) * (1 / (1 - p))
+
+
+def cast_for_autocast(x: Tensor) -> Tensor:
+    """x in the dtype autocast would cast it to, so that layer and adapter share one cast."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
+
+
+def match_dtype(tensor: Tensor, other: Tensor) -> Tensor:
+    """tensor in other's dtype, unless autocast is on and settles it."""
+    if tensor.dtype == other.dtype or torch.is_autocast_enabled(other.device.type):
+        return tensor
+    return tensor.to(other.dtype)

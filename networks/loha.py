@@ -1,0 +1,88 @@
+"""LoHa (arXiv:2108.06098): the weight change is the elementwise product of two low-rank ones: `--network_module networks.loha`.
+
+    delta = (w1_a w1_b) * (w2_a w2_b)
+
+Keys in the file, as LyCORIS reads them: `hada_w1_a`, `hada_w1_b`, `hada_w2_a`, `hada_w2_b`, with `use_tucker` and a kernel
+also `hada_t1`, `hada_t2`; `alpha`.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from library.saving.weights import load_tensors
+from networks.delta import DeltaModule, DeltaNetwork, network_like_file, new_network, read_options
+from networks.factory import with_dropout
+from networks.ranks import rank_axis
+
+RANK_OF = rank_axis("hada_w1_b", 0)
+
+
+class LoHaModule(DeltaModule):
+    """Factors of one layer; the second product starts at zero (in Tucker form the first)."""
+
+    fast_parameters = ("hada_w2_a",)
+
+    def __init__(self, target, rank, alpha, multiplier, dropout, *, use_tucker: bool = False):
+        """use_tucker: a layer with a kernel shares it in cores t (rank, rank, kh, kw) instead of flattening it."""
+        super().__init__(target, rank, alpha, multiplier, dropout)
+        weight = target.layer.weight
+        self.tucker = use_tucker and target.is_spatial
+        out, rest = weight.shape[0], weight.shape[1] if self.tucker else weight[0].numel()
+        left = (rank, out) if self.tucker else (out, rank)
+        if self.tucker:
+            self.hada_t1 = _normal((rank, rank, *weight.shape[2:]), 0.1)
+            self.hada_t2 = _normal((rank, rank, *weight.shape[2:]), 0.1)
+            self.hada_w1_b = _normal((rank, rest), 1)
+            self.hada_w1_a = nn.Parameter(torch.zeros(left))
+            self.hada_w2_b = _normal((rank, rest), 1)
+            self.hada_w2_a = _normal(left, 0.1)
+        else:
+            self.hada_w1_a = _normal(left, 0.1)
+            self.hada_w1_b = _normal((rank, rest), 1)
+            self.hada_w2_a = nn.Parameter(torch.zeros(left))
+            self.hada_w2_b = _normal((rank, rest), 1)
+
+    def delta(self) -> Tensor:
+        if not self.tucker:
+            return (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
+        first = tucker_product(self.hada_t1, self.hada_w1_a, self.hada_w1_b)
+        return first * tucker_product(self.hada_t2, self.hada_w2_a, self.hada_w2_b)
+
+
+def tucker_product(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(out, in, kh, kw) from core (r, r, kh, kw), left (r, out) and right (r, in)."""
+    return torch.einsum("ijhw,ip,jq->pqhw", core, left, right)
+
+
+def _normal(shape: tuple[int, ...], std: float) -> nn.Parameter:
+    return nn.Parameter(nn.init.normal_(torch.empty(shape, device="cpu", dtype=torch.float32), std=std))
+
+
+def create_network(
+    multiplier: float, network_dim: int | None, network_alpha: float | None, vae, text_encoder, unet, neuron_dropout=None, **kwargs
+) -> DeltaNetwork:
+    """A fresh network; `kwargs` are the --network_args as text. Raises ValueError naming the argument that is wrong."""
+    options = with_dropout(read_options(kwargs, "networks.loha"), neuron_dropout)
+    make = partial(LoHaModule, use_tucker=bool(options["use_tucker"]))
+    return new_network(make, options, multiplier, network_dim, network_alpha, text_encoder, unet)
+
+
+def create_network_from_weights(
+    multiplier: float, file: str | Path | None, vae, text_encoder, unet, weights_sd: Mapping[str, Tensor] | None = None,
+    for_inference: bool = False, neuron_dropout=None, **kwargs,
+) -> tuple[DeltaNetwork, dict[str, Tensor]]:  # fmt: skip
+    """A network of the ranks, alphas and forms in `file` (or in `weights_sd`), and the file's tensors; they are not loaded yet."""
+    options = with_dropout(read_options(kwargs, "networks.loha"), neuron_dropout)
+    weights = load_tensors(file) if weights_sd is None else weights_sd
+    return network_like_file(_makers, RANK_OF, options, multiplier, weights, str(file), text_encoder, unet)
+
+
+def _makers(weights: Mapping[str, Tensor]):
+    def make(target, rank, alpha, multiplier, dropout):
+        return LoHaModule(target, rank, alpha, multiplier, dropout, use_tucker=f"{target.name}.hada_t1" in weights)
+
+    return make
