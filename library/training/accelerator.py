@@ -1,0 +1,112 @@
+"""The accelerate object of a run: device, precision, processes, trackers."""
+
+import datetime
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import PartialState
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def make_accelerator(
+    *,
+    mixed_precision: str,
+    gradient_accumulation_steps: int,
+    logging_dir: str | None = None,
+    log_prefix: str | None = None,
+    log_with: str | None = None,
+    ddp_timeout: int | None = None,
+    ddp_gradient_as_bucket_view: bool = False,
+    ddp_static_graph: bool = False,
+) -> Accelerator:
+    """An Accelerator whose precision and accumulation are those of the command line, whatever accelerate's own config says.
+
+    ddp_timeout: minutes. Raises ValueError when the precision cannot run on this machine.
+    """
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("--mixed_precision fp16 needs a GPU, and torch sees none: use bf16 or no here, or install torch with CUDA")
+    handlers = []
+    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        timeout = datetime.timedelta(minutes=ddp_timeout) if ddp_timeout else None
+        backend = "gloo" if os.name == "nt" or not torch.cuda.is_available() else "nccl"
+        handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
+    if ddp_gradient_as_bucket_view or ddp_static_graph:
+        handlers.append(
+            DistributedDataParallelKwargs(gradient_as_bucket_view=ddp_gradient_as_bucket_view, static_graph=ddp_static_graph)
+        )
+    accelerator = Accelerator(
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        mixed_precision=mixed_precision,
+        log_with=trackers_for(log_with, logging_dir),
+        project_dir=run_log_dir(logging_dir, log_prefix),
+        kwargs_handlers=handlers,
+        dynamo_backend="no",
+    )
+    logger.info("device: %s, precision: %s, processes: %d", accelerator.device, mixed_precision, accelerator.num_processes)
+    return accelerator
+
+
+def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:
+    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker."""
+    if log_with is None:
+        return "tensorboard" if logging_dir else None
+    return log_with
+
+
+def run_log_dir(logging_dir: str | None, log_prefix: str | None) -> str | None:
+    """`<logging_dir>/<log_prefix><local time as YYYYmmddHHMMSS>`, None without a logging_dir."""
+    if logging_dir is None:
+        return None
+    return f"{logging_dir}/{log_prefix or ''}{time.strftime('%Y%m%d%H%M%S', time.localtime())}"
+
+
+def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces each gradient by its mean over all processes, with one collective for all of them."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten().float() for gradient in gradients])
+    flat = accelerator.reduce(flat, reduction="mean")
+    offset = 0
+    for gradient in gradients:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+
+
+def allow_half_precision_gradients(accelerator: Accelerator) -> None:
+    """Lets the gradient scaler unscale fp16 gradients, as --full_fp16 trains fp16 weights (training in fp16 throughout)."""
+    scaler = accelerator.scaler
+    if scaler is None:
+        return
+    unscale = scaler._unscale_grads_
+
+    def unscale_any_dtype(optimizer, inv_scale, found_inf, allow_fp16):
+        return unscale(optimizer, inv_scale, found_inf, True)
+
+    scaler._unscale_grads_ = unscale_any_dtype
+
+
+def one_process_after_another(accelerator: Accelerator, work):
+    """Runs `work()` in each process of the machine in turn, so that big files are not read by all at once."""
+    result = None
+    for process in range(PartialState().num_processes):
+        if process == accelerator.process_index:
+            result = work()
+        accelerator.wait_for_everyone()
+    return result
+
+
+def script_folder() -> Path:
+    """The folder that holds the entry scripts, `library` and `networks`."""
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,105 @@
+"""The frozen models of a run: loaded, cast, placed, and their latents cached."""
+
+import hashlib
+import logging
+from argparse import Namespace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from library.data.latent_cache import cache_latents as cache_group
+from library.kernels.attention import set_attention
+from library.models.devices import clear_device_cache
+from library.models.family import Family, Models
+from library.models.swallow import swallow
+from library.training.accelerator import DTYPES, one_process_after_another
+from library.training.adapter import NetworkSettings
+from library.training.datasets import RunData
+
+logger = logging.getLogger(__name__)
+
+
+def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Models:
+    """Loads the base model straight to its dtype, and to the device with --lowram; sets the attention it runs with.
+
+    strict_compat then advances torch's CPU generator by what the reference draws while it builds its models.
+    """
+    models = one_process_after_another(
+        accelerator,
+        lambda: family.load(
+            args.pretrained_model_name_or_path,
+            vae=args.vae,
+            dtype=DTYPES[args.mixed_precision],
+            vae_dtype=vae_dtype(args),
+            device=accelerator.device if args.lowram else "cpu",
+            disable_mmap=getattr(args, "disable_mmap_load_safetensors", False),
+        ),
+    )
+    set_attention(
+        models.unet, models.vae, sdpa=args.sdpa, xformers=args.xformers, mem_eff_attn=args.mem_eff_attn, device=accelerator.device
+    )
+    if args.strict_compat:
+        swallow(models.swallowed_draws)
+    return models
+
+
+def vae_dtype(args: Namespace) -> torch.dtype:
+    """fp32 with --no_half_vae, else the training precision."""
+    return torch.float32 if args.no_half_vae else DTYPES[args.mixed_precision]
+
+
+def weights_identity(module: nn.Module) -> str:
+    """A short name for a module's weights, the same whatever precision they were loaded in: caches made by other weights are stale."""
+    digest = hashlib.sha256()
+    for tensor in (*list(module.parameters())[:4], *list(module.parameters())[-4:]):
+        digest.update(tensor.detach().cpu().to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def cache_latents(data: RunData, args: Namespace, family: Family, models: Models, accelerator: Accelerator) -> None:
+    """Fills the data sets' latent caches if --cache_latents asks for it; the VAE leaves the device afterwards."""
+    if not args.cache_latents and not args.cache_latents_to_disk:
+        return
+    dtype, identity = vae_dtype(args), weights_identity(models.vae.encoder)
+    models.vae.to(accelerator.device, dtype)
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        return family.encode_images(models.vae, pixels.to(accelerator.device, dtype)).cpu()
+
+    for group in (data.train, data.validation):
+        if group is not None:
+            cache_group(
+                group,
+                encode,
+                to_disk=args.cache_latents_to_disk,
+                suffix=family.latents.cache_suffix,
+                batch_size=args.vae_batch_size,
+                skip_check=args.skip_cache_check,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                vae_id=identity,
+            )
+    models.vae.to("cpu")
+    clear_device_cache(accelerator.device)
+    accelerator.wait_for_everyone()
+
+
+def place_models(args: Namespace, family: Family, models: Models, accelerator: Accelerator, settings: NetworkSettings) -> None:
+    """Freezes, casts and places the base models, and sets their modes.
+
+    With gradient checkpointing they are in train mode, as checkpointing acts only there; the text encoders checkpoint
+    only if they are trained.
+    """
+    dtype = DTYPES[args.mixed_precision]
+    for module in (models.unet, *models.text_encoders):
+        module.requires_grad_(False)
+        module.to(accelerator.device, dtype)
+        module.train(args.gradient_checkpointing)
+    if args.gradient_checkpointing:
+        family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
+    models.vae.requires_grad_(False)
+    models.vae.eval()
+    if not args.cache_latents and not args.cache_latents_to_disk:
+        models.vae.to(accelerator.device, vae_dtype(args))

@@ -1,0 +1,117 @@
+"""Builds the data sets of a run from its options: config file, metadata file or `N_class` folders."""
+
+import logging
+import random
+from argparse import Namespace
+from dataclasses import dataclass
+from typing import Any
+
+from library.data.dataset import ImageDataset
+from library.data.dataset_config import folder_config, metadata_config, plan_datasets, read_dataset_config
+from library.data.group import DatasetGroup
+from library.data.registration import register_images
+from library.data.subsets import DatasetSettings
+from library.models.family import Family
+
+logger = logging.getLogger(__name__)
+
+OPTION_OF_KEY = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+CONFIG_KEYS = (
+    "batch_size",
+    "num_repeats",
+    "resolution",
+    "enable_bucket",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_reso_steps",
+    "bucket_no_upscale",
+    "skip_image_resolution",
+    "resize_interpolation",
+    "validation_split",
+    "validation_seed",
+    "prior_loss_weight",
+    "shuffle_caption",
+    "caption_separator",
+    "caption_extension",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "secondary_separator",
+    "enable_wildcard",
+    "caption_prefix",
+    "caption_suffix",
+    "caption_dropout_rate",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "token_warmup_min",
+    "token_warmup_step",
+    "color_aug",
+    "flip_aug",
+    "face_crop_aug_range",
+    "random_crop",
+    "alpha_mask",
+    "cache_info",
+)
+
+
+@dataclass
+class RunData:
+    """The data of a run. dataset_seed: what every data set shuffles by. from_config: a --dataset_config described it."""
+
+    train: DatasetGroup
+    validation: DatasetGroup | None
+    dataset_seed: int
+    from_config: bool
+
+
+def build_datasets(args: Namespace, family: Family, seed: int) -> RunData:
+    """Plans, lists and reads the data sets; every mistake in them is told before a model is loaded.
+
+    Raises ValueError if nothing is left to train on, or if the options and the data do not fit together.
+    """
+    config, source = _config(args)
+    settings = plan_datasets(config, _defaults(args), masked_loss=args.masked_loss, source=source)
+    strict = args.strict_compat
+    train = _group(settings, seed, validation=False, strict=strict)
+    validation = None
+    if any(one.validation_split > 0 or any(subset.validation_split for subset in one.subsets) for one in settings):
+        validation = _group(settings, seed, validation=True, strict=strict)
+    dataset_seed = random.randint(0, 2**31)
+    caching = args.cache_latents or args.cache_latents_to_disk
+    for group in (train, validation):
+        if group is not None:
+            group.set_seed(dataset_seed)
+            group.set_tokenize(family.tokenize_weighted if args.weighted_captions else lambda captions: (family.tokenize(captions), None))
+            group.check_bucket_steps(family.latents.bucket_step)
+            reasons = group.latents_cacheable() if caching else []
+            if reasons:
+                raise ValueError("latents cannot be cached:\n" + "\n".join(reasons))
+    logger.info("training data\n%s", train.table())
+    return RunData(train, validation, dataset_seed, from_config=args.dataset_config is not None)
+
+
+def _group(settings: list[DatasetSettings], seed: int, *, validation: bool, strict: bool) -> DatasetGroup:
+    datasets = []
+    for index, one in enumerate(settings):
+        registered = register_images(one, validation=validation, strict_compat=strict, validation_seed_default=seed)
+        datasets.append(ImageDataset(one, registered, index=index, strict_compat=strict))
+    return DatasetGroup(datasets)
+
+
+def _config(args: Namespace) -> tuple[dict, str]:
+    """The run's data as one config, and what to call it in messages."""
+    if args.dataset_config:
+        ignored = [f"--{name}" for name in ("train_data_dir", "reg_data_dir", "in_json") if getattr(args, name)]
+        if ignored:
+            logger.warning("--dataset_config is given, so %s is ignored", ", ".join(ignored))
+        return read_dataset_config(args.dataset_config), str(args.dataset_config)
+    if args.in_json:
+        return metadata_config(args.train_data_dir, args.in_json), "--in_json"
+    return folder_config(args.train_data_dir, args.reg_data_dir, strict_compat=args.strict_compat), "--train_data_dir"
+
+
+def _defaults(args: Namespace) -> dict[str, Any]:
+    """The command line's values under the names of the dataset config."""
+    defaults = {key: getattr(args, OPTION_OF_KEY.get(key, key), None) for key in CONFIG_KEYS}
+    if args.caption_extention is not None:
+        defaults["caption_extension"] = args.caption_extention
+    return defaults

@@ -1,0 +1,165 @@
+"""The optimizer side of a run: groups, optimizer, schedule, clipping, and one method that makes an update of it all."""
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from library.optim.lr_schedulers import build_lr_scheduler
+from library.optim.optimizers import BuiltOptimizer, build_optimizer
+from library.training import adapter
+from library.training.accelerator import DTYPES, allow_half_precision_gradients, average_gradients
+from library.training.plan import Plan
+from library.training.trackers import RateNames
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer update. grad_norm: scalar before clipping, None without clipping. learning_rates: those it used, by group."""
+
+    global_step: int
+    grad_norm: Tensor | None
+    learning_rates: list[float | Tensor]
+
+
+@dataclass
+class Optimization:
+    """built: the optimizer and its facts. optimizer: the same as accelerate wraps it. trainable: what clipping looks at."""
+
+    built: BuiltOptimizer
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: object
+    rate_names: RateNames
+    network: nn.Module
+    hooks: adapter.Hooks
+    trainable: Sequence[nn.Parameter]
+    max_grad_norm: float
+    accelerator: Accelerator
+
+    def update(self, global_step: int) -> Update:
+        """Averages gradients over processes, clips, steps optimizer and schedule, clears gradients."""
+        average_gradients(self.accelerator, self.network.parameters())
+        grad_norm = None
+        if self.max_grad_norm != 0:
+            grad_norm = self.accelerator.clip_grad_norm_(self.trainable, self.max_grad_norm)
+        self.hooks.gradients_ready()
+        in_force = [held(group["lr"]) for group in self.built.optimizer.param_groups]
+        self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            for _ in range(self.accelerator.num_processes):
+                self.lr_scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(global_step, grad_norm, in_force)
+
+    def logged_rates(self) -> dict[str, object]:
+        """Tag -> learning rate of the coming step, as logs have it."""
+        rates = [held(rate) for rate in self.lr_scheduler.get_last_lr()]
+        return self.rate_names.record(rates, self.built.optimizer.param_groups)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Schedule-free optimizers show their averaged weights inside, the trained ones outside; others stay as they are."""
+        if self.built.schedule_free:
+            self.built.optimizer.eval()
+        yield
+        if self.built.schedule_free:
+            self.built.optimizer.train()
+
+
+def held(rate: float | Tensor) -> float | Tensor:
+    """A learning rate as it is now; AdaFactor keeps its own in tensors that the next step overwrites."""
+    return rate.clone() if isinstance(rate, Tensor) else rate
+
+
+def build(args: Namespace, network: nn.Module) -> tuple[BuiltOptimizer, adapter.ParameterGroups]:
+    """The optimizer over the network's groups; the network is still on the CPU then."""
+    groups = adapter.parameter_groups(
+        network, text_encoder_lr=args.text_encoder_lr, unet_lr=args.unet_lr, learning_rate=args.learning_rate
+    )
+    built = build_optimizer(
+        args.optimizer_type,
+        args.optimizer_args or [],
+        groups.groups,
+        learning_rate=args.learning_rate,
+        lr_scheduler=args.lr_scheduler,
+        lr_warmup_steps=args.lr_warmup_steps,
+        max_grad_norm=args.max_grad_norm,
+        use_8bit_adam=args.use_8bit_adam,
+        use_lion_optimizer=args.use_lion_optimizer,
+    )
+    return built, groups
+
+
+def assemble(
+    args: Namespace,
+    network: nn.Module,
+    hooks: adapter.Hooks,
+    built: BuiltOptimizer,
+    groups: adapter.ParameterGroups,
+    plan: Plan,
+    accelerator: Accelerator,
+) -> Optimization:
+    """Adds the schedule, moves the network to the device and turns on the gradients of what is trained."""
+    lr_scheduler = build_schedule(args, built, plan, accelerator.num_processes)
+    optimizer = place_network(args, network, built, accelerator)
+    if hasattr(network, "prepare_grad_etc"):
+        network.prepare_grad_etc(*hooks.targets)
+    trainable = adapter.trainable_parameters(network, built.optimizer.param_groups, strict_compat=args.strict_compat)
+    return Optimization(
+        built=built,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        rate_names=rate_names(args, built, groups),
+        network=network,
+        hooks=hooks,
+        trainable=trainable,
+        max_grad_norm=args.max_grad_norm,
+        accelerator=accelerator,
+    )
+
+
+def place_network(args: Namespace, network: nn.Module, built: BuiltOptimizer, accelerator: Accelerator):
+    """Moves the adapter to the device, in half precision with --full_fp16 / --full_bf16; returns the prepared optimizer."""
+    dtype = DTYPES[args.mixed_precision] if args.full_fp16 or args.full_bf16 else None
+    network.to(accelerator.device, dtype)
+    if args.gradient_checkpointing and hasattr(network, "enable_gradient_checkpointing"):
+        network.enable_gradient_checkpointing()
+    prepared = accelerator.prepare_optimizer(built.optimizer)
+    if args.full_fp16:
+        allow_half_precision_gradients(accelerator)
+    return prepared
+
+
+def build_schedule(args: Namespace, built: BuiltOptimizer, plan: Plan, processes: int):
+    """The learning-rate schedule over all of the run's updates."""
+    return build_lr_scheduler(
+        built,
+        name=built.lr_scheduler,
+        scheduler_type=args.lr_scheduler_type,
+        arguments=args.lr_scheduler_args or [],
+        warmup_steps=built.lr_warmup_steps,
+        decay_steps=args.lr_decay_steps,
+        total_steps=plan.total_steps,
+        num_processes=processes,
+        num_cycles=args.lr_scheduler_num_cycles,
+        power=args.lr_scheduler_power,
+        timescale=args.lr_scheduler_timescale,
+        min_lr_ratio=args.lr_scheduler_min_lr_ratio,
+    )
+
+
+def rate_names(args: Namespace, built: BuiltOptimizer, groups: adapter.ParameterGroups) -> RateNames:
+    """How this run's learning rates are called in the logs."""
+    return RateNames(
+        descriptions=groups.descriptions,
+        unet_only=args.network_train_unet_only,
+        with_d=built.adapts_rate and not built.one_adapted_rate,
+        with_d_of_first=built.one_adapted_rate,
+    )

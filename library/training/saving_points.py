@@ -1,0 +1,81 @@
+"""When a run saves its network, under which name, and which older file goes."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from library.saving import file_names
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """The --save_* options under their own names. extension: that of --save_model_as, with the dot."""
+
+    output_dir: Path
+    output_name: str | None
+    extension: str
+    save_every_n_epochs: int | None = None
+    save_every_n_steps: int | None = None
+    save_last_n_epochs: int | None = None
+    save_last_n_steps: int | None = None
+
+
+class SavePoints:
+    """Saves after steps, after epochs and at the end. `write(path, epoch=..., global_step=...)` writes one file.
+
+    enabled: false on all but the main process, where nothing is written. strict_compat: step saves name the epoch counted from 0,
+    as the reference writes it.
+    """
+
+    def __init__(
+        self, settings: SaveSettings, write: Callable[..., None], *, num_epochs: int, enabled: bool = True, strict_compat: bool = False
+    ):
+        self.settings = settings
+        self._write = write
+        self._num_epochs = num_epochs
+        self._enabled = enabled
+        self._step_save_epoch_offset = 1 if strict_compat else 0
+
+    def after_step(self, global_step: int, epoch: int) -> None:
+        """epoch: the one that is going on, 1-based."""
+        settings = self.settings
+        if not file_names.step_save_due(global_step, settings.save_every_n_steps):
+            return
+        self._save(file_names.step_name(settings.output_name, global_step), epoch - self._step_save_epoch_offset, global_step)
+        if settings.save_last_n_steps is not None:
+            old = file_names.step_to_remove(global_step, settings.save_every_n_steps, settings.save_last_n_steps)
+            if old is not None:
+                self._remove(file_names.step_name(settings.output_name, old))
+
+    def after_epoch(self, epoch: int, global_step: int) -> None:
+        """epoch: the one that has ended, 1-based. The last one is left to `at_end`."""
+        settings = self.settings
+        if not file_names.epoch_save_due(epoch, settings.save_every_n_epochs, self._num_epochs):
+            return
+        self._save(file_names.epoch_name(settings.output_name, epoch), epoch, global_step)
+        if settings.save_last_n_epochs is not None:
+            old = file_names.epoch_to_remove(epoch, settings.save_every_n_epochs, settings.save_last_n_epochs)
+            if old is not None:
+                self._remove(file_names.epoch_name(settings.output_name, old))
+
+    def at_end(self, global_step: int) -> None:
+        """Saves the finished network and says where it is."""
+        path = self._save(file_names.final_name(self.settings.output_name), self._num_epochs, global_step)
+        if self._enabled:
+            logger.info("model saved: %s", path)
+
+    def _save(self, stem: str, epoch: int, global_step: int) -> Path:
+        path = self.settings.output_dir / (stem + self.settings.extension)
+        if self._enabled:
+            logger.info("saving checkpoint: %s", path)
+            self._write(path, epoch=epoch, global_step=global_step)
+        return path
+
+    def _remove(self, stem: str) -> None:
+        path = self.settings.output_dir / (stem + self.settings.extension)
+        if self._enabled and path.exists():
+            logger.info("removing old checkpoint: %s", path)
+            path.unlink()

@@ -1,0 +1,151 @@
+"""Reads the namespace once: options become the named values the rest of the suite takes."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import toml
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from library.data.loader import BatchLoader
+from library.diffusion.losses import LossSettings
+from library.diffusion.noise import NoiseSettings
+from library.training.accelerator import DTYPES, make_accelerator
+from library.training.adapter import NetworkSettings, network_arguments
+from library.training.datasets import RunData
+from library.training.plan import Plan, plan_training
+from library.training.run_metadata import RunMetadata
+from library.training.saving_points import SavePoints, SaveSettings
+from library.training.step import StepSettings
+from library.training.trackers import logged_config
+
+SAVE_DTYPES = {None: None, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def accelerator(args: Namespace) -> Accelerator:
+    """The accelerate object for the options of precision, processes and logging."""
+    return make_accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        logging_dir=args.logging_dir,
+        log_prefix=args.log_prefix,
+        log_with=args.log_with,
+        ddp_timeout=args.ddp_timeout,
+        ddp_gradient_as_bucket_view=args.ddp_gradient_as_bucket_view,
+        ddp_static_graph=args.ddp_static_graph,
+    )
+
+
+def network_settings(args: Namespace) -> NetworkSettings:
+    """The --network_* options."""
+    return NetworkSettings(
+        module=args.network_module,
+        dim=args.network_dim,
+        alpha=args.network_alpha,
+        dropout=args.network_dropout,
+        arguments=network_arguments(args.network_args, args.network_dropout, args.dim_from_weights),
+        weights=args.network_weights,
+        dim_from_weights=args.dim_from_weights,
+        base_weights=args.base_weights or (),
+        base_weights_multiplier=args.base_weights_multiplier or (),
+        train_unet=not args.network_train_text_encoder_only,
+        train_text_encoder=not args.network_train_unet_only,
+    )
+
+
+def plan(args: Namespace, data: RunData, accelerator: Accelerator) -> Plan:
+    """Steps and epochs of the run."""
+    return plan_training(
+        batches_per_epoch=len(data.train),
+        processes=accelerator.num_processes,
+        accumulation=args.gradient_accumulation_steps,
+        max_train_steps=args.max_train_steps,
+        max_train_epochs=args.max_train_epochs,
+        save_every_n_epochs=args.save_every_n_epochs,
+        save_n_epoch_ratio=args.save_n_epoch_ratio,
+    )
+
+
+def batch_loader(args: Namespace, data: RunData, accelerator: Accelerator) -> BatchLoader:
+    """The loader of the training data for this process."""
+    return BatchLoader(
+        data.train,
+        workers=args.max_data_loader_n_workers,
+        persistent_workers=bool(args.persistent_data_loader_workers),
+        shuffle=True,
+        strict_compat=args.strict_compat,
+        seed=data.dataset_seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+        accumulation=args.gradient_accumulation_steps,
+    )
+
+
+def step_settings(args: Namespace) -> StepSettings:
+    """What the step needs to know of the options."""
+    noise = NoiseSettings(
+        noise_offset=args.noise_offset,
+        noise_offset_random_strength=args.noise_offset_random_strength,
+        adaptive_noise_scale=args.adaptive_noise_scale,
+        multires_noise_iterations=args.multires_noise_iterations,
+        multires_noise_discount=args.multires_noise_discount,
+        ip_noise_gamma=args.ip_noise_gamma,
+        ip_noise_gamma_random_strength=args.ip_noise_gamma_random_strength,
+        min_timestep=args.min_timestep,
+        max_timestep=args.max_timestep,
+    )
+    losses = LossSettings(
+        loss_type=args.loss_type,
+        huber_schedule=args.huber_schedule,
+        huber_c=args.huber_c,
+        huber_scale=args.huber_scale,
+        min_snr_gamma=args.min_snr_gamma,
+        scale_v_pred_loss_like_noise_pred=args.scale_v_pred_loss_like_noise_pred,
+        v_pred_like_loss=args.v_pred_like_loss,
+        debiased_estimation_loss=args.debiased_estimation_loss,
+        masked_loss=args.masked_loss,
+    )
+    return StepSettings(
+        noise=noise,
+        losses=losses,
+        train_text_encoder=not args.network_train_unet_only,
+        vae_batch_size=args.vae_batch_size,
+        weight_dtype=DTYPES[args.mixed_precision],
+        cast_text_states=args.full_fp16,
+    )
+
+
+def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator) -> SavePoints:
+    """Where and when the network is saved, and with which metadata."""
+    save_settings = SaveSettings(
+        output_dir=Path(args.output_dir),
+        output_name=args.output_name,
+        extension=f".{args.save_model_as}",
+        save_every_n_epochs=plan.save_every_n_epochs,
+        save_every_n_steps=args.save_every_n_steps,
+        save_last_n_epochs=args.save_last_n_epochs,
+        save_last_n_steps=args.save_last_n_steps,
+    )
+    dtype = SAVE_DTYPES[args.save_precision]
+
+    def write(path: Path, *, epoch: int, global_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        network.save_weights(str(path), dtype, metadata.at_save(epoch=epoch, global_step=global_step))
+
+    return SavePoints(
+        save_settings, write, num_epochs=plan.num_epochs, enabled=accelerator.is_main_process, strict_compat=args.strict_compat
+    )
+
+
+def tracker_arguments(args: Namespace) -> dict[str, Any]:
+    """What `trackers.start_trackers` takes."""
+    return {
+        "name": args.log_tracker_name,
+        "wandb_run_name": args.wandb_run_name,
+        "wandb_api_key": args.wandb_api_key,
+        "init_arguments": toml.load(args.log_tracker_config) if args.log_tracker_config else None,
+        "config": logged_config(vars(args)) if args.log_config else None,
+    }

@@ -1,0 +1,186 @@
+"""What a run tells while it goes: TensorBoard / wandb records under the reference's tags, and the progress bar.
+
+Values of a step are read from the device one step late, so the report never makes the GPU wait.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from library.training.loss_average import LossAverage
+from library.training.step import MicroStep
+
+logger = logging.getLogger(__name__)
+
+TRACKER_NAME = "network_train"
+SECRETS = ("wandb_api_key", "huggingface_token")
+PATHS = (
+    "pretrained_model_name_or_path",
+    "vae",
+    "tokenizer_cache_dir",
+    "train_data_dir",
+    "conditioning_data_dir",
+    "reg_data_dir",
+    "output_dir",
+    "logging_dir",
+)
+
+
+def start_trackers(
+    accelerator: Accelerator,
+    *,
+    name: str | None,
+    wandb_run_name: str | None,
+    wandb_api_key: str | None,
+    init_arguments: dict[str, Any] | None,
+    config: dict[str, Any] | None,
+) -> None:
+    """Opens the trackers on the main process. init_arguments (from --log_tracker_config) replace all other init arguments."""
+    if not accelerator.is_main_process or not accelerator.log_with:
+        return
+    kinds = [str(kind) for kind in accelerator.log_with]
+    if "wandb" in kinds:
+        _log_in_to_wandb(wandb_api_key)
+    if accelerator.project_dir:
+        Path(accelerator.project_dir).mkdir(parents=True, exist_ok=True)
+    init = {"wandb": {"name": wandb_run_name}} if wandb_run_name else {}
+    accelerator.init_trackers(name or TRACKER_NAME, config=config, init_kwargs=init_arguments or init)
+    if "wandb" in kinds:
+        import wandb
+
+        for metric in ("epoch", "global_step", "val_step"):
+            wandb.define_metric(metric, hidden=True)
+
+
+def _log_in_to_wandb(api_key: str | None) -> None:
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise ValueError("--log_with wandb needs the package 'wandb': pip install wandb, or use --log_with tensorboard") from None
+    if api_key:
+        wandb.login(key=api_key)
+
+
+def logged_config(options: dict[str, Any]) -> dict[str, Any]:
+    """The options a tracker may store (--log_config): no secrets, no paths, plain values."""
+    plain = (str, bool, int, float, type(None))
+    kept = {key: value for key, value in options.items() if key not in SECRETS and key not in PATHS}
+    return {key: value if isinstance(value, plain) else str(value) for key, value in kept.items()}
+
+
+@dataclass(frozen=True)
+class RateNames:
+    """How the learning rates are called in the logs.
+
+    descriptions: one per optimizer group, None for modules that give none. with_d: also log d * rate (D-Adaptation, Prodigy).
+    """
+
+    descriptions: Sequence[str] | None
+    unet_only: bool
+    with_d: bool
+    with_d_of_first: bool = False
+
+    def record(self, rates: Sequence[float], groups: Sequence[dict]) -> dict[str, Any]:
+        """Tag -> value. The names without descriptions are always added, as logs of earlier runs have them."""
+        generic = [f"group{number}" for number in range(len(rates))]
+        if not self.unet_only:
+            generic[0] = "textencoder"
+        if self.descriptions is not None:
+            named = list(self.descriptions)
+        elif len(rates) > 2:
+            named = generic
+        else:
+            named = ["unet"] if self.unet_only else ["textencoder", "unet"]
+        values: dict[str, Any] = {}
+        for names in (named, generic):
+            for name, rate, group in zip(names, rates, groups, strict=False):
+                values[f"lr/{name}"] = rate
+                if self.with_d and (name != "textencoder" or names is named):
+                    values[f"lr/d*lr/{name}"] = (group["d"], group["lr"])
+        if self.with_d_of_first:
+            values["lr/d*lr"] = (groups[0]["d"], groups[0]["lr"])
+        return values
+
+
+@dataclass
+class _Pending:
+    step: MicroStep
+    place: int
+    tracker_step: int
+    values: dict[str, Any] = field(default_factory=dict)
+    postfix: dict[str, float] = field(default_factory=dict)
+
+
+class Reporter:
+    """Keeps the record of one micro step until the next one is queued, then reads, averages, shows and logs it."""
+
+    def __init__(self, accelerator: Accelerator, *, total_steps: int):
+        self._accelerator = accelerator
+        self._pending: _Pending | None = None
+        self.losses = LossAverage()
+        self.bar = tqdm(range(total_steps), smoothing=0, disable=not accelerator.is_local_main_process, desc="steps")
+        self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
+
+    def start_epoch(self, epoch: int, num_epochs: int) -> None:
+        """Writes the epoch's number above the bar; epoch counts from 1."""
+        if not self.bar.disable:
+            self.bar.write(f"\nepoch {epoch}/{num_epochs}\n")
+
+    def note(self, step: MicroStep, *, place: int, global_step: int, rates: dict[str, Any], norms: tuple[int, float, float] | None) -> None:
+        """Queues one micro step. place: its index in the epoch. norms: (scaled, mean, largest) of --scale_weight_norms."""
+        self.flush()
+        values, postfix = rates, {}
+        if norms is not None:
+            scaled, mean, largest = norms
+            values = {**rates, "max_norm/keys_scaled": scaled, "max_norm/max_key_norm": largest, "norm/avg_key_norm": mean}
+            postfix = {"Keys Scaled": scaled, "Average key norm": mean}
+        self._pending = _Pending(step, place, global_step, values, postfix)
+
+    def flush(self) -> None:
+        """Reads and logs what is queued; does nothing if nothing is."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        step, loss = pending.step, float(pending.step.loss)
+        self.losses.add(epoch=step.epoch - 1, place=pending.place, loss=loss)
+        if step.bad_latents is not None and bool(step.bad_latents):
+            self.on_bad_latents(step)
+        self.bar.set_postfix(avr_loss=self.losses.average, **pending.postfix)
+        values = {"loss/current": loss, "loss/average": self.losses.average, **pending.values}
+        self.log({name: _number(value) for name, value in values.items()}, pending.tracker_step, pending.tracker_step, step.epoch)
+
+    def close(self) -> None:
+        """Logs what is queued and ends the bar."""
+        self.flush()
+        self.bar.close()
+
+    def end_epoch(self, epoch: int, global_step: int) -> None:
+        """Logs the epoch's average; epoch counts from 1."""
+        self.flush()
+        self.log({"loss/epoch_average": self.losses.average}, epoch, global_step, epoch)
+
+    def log(self, values: dict[str, Any], tracker_step: int, global_step: int, epoch: int) -> None:
+        """Sends one record to every tracker; wandb gets the counters as values and no explicit step."""
+        for tracker in self._accelerator.trackers:
+            if tracker.name == "wandb":
+                tracker.log({**values, "global_step": global_step, "epoch": epoch})
+            else:
+                tracker.log(values, step=tracker_step)
+
+
+def _number(value: Any) -> float:
+    """Plain number of a logged value; a pair (d, rate) is their product."""
+    if isinstance(value, tuple):
+        return float(value[0]) * float(value[1])
+    return float(value) if isinstance(value, Tensor) else value
+
+
+def _tell_bad_latents(step: MicroStep) -> None:
+    names = ", ".join(str(key) for key in step.batch.image_keys)
+    logger.warning("the VAE gave NaN or infinite latents, replaced by zeros: %s. Try --no_half_vae", names)
