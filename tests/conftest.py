@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: the tiny models, a folder for the whole session, one thread, no network."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.golden_workshop import Workshop
+from tests.offline import go_offline
+
+go_offline()  # before any test file imports torch or transformers
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--golden-dir", type=Path, default=GOLDEN, help="recordings that test_golden.py compares with (default: tests/golden)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The recordings were made with one thread; more would change the last digits."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_logging():
+    """Warnings of ours stay visible, the chatter of libraries does not."""
+    for name in ("accelerate", "diffusers", "transformers", "PIL", "urllib3", "filelock"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(autouse=True)
+def root_logger_as_before():
+    """Reading a command line sets up logging anew; the next test shall not write to this one's streams."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory) -> Path:
+    """One folder for the whole session, the same one in every xdist worker."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(session_folder, request) -> Workshop:
+    """Where golden runs are made; see tests/golden_workshop.py."""
+    return Workshop(session_folder, request.config.getoption("golden_dir"))
+
+
+@pytest.fixture(scope="session")
+def tiny_models(session_folder):
+    """Call it with "sd1", "sd2" or "sdxl": the folder of that tiny model, built when it is first asked for."""
+    return Workshop(session_folder, GOLDEN).model
