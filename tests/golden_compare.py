@@ -47,9 +47,7 @@ class Limits:
 
 
 def limits_for(recording: dict, *, other_decoder: bool) -> Limits:
-    """The fair limits of one run.
-
-    other_decoder: images are decoded or resized by other libraries than the reference had.
+    """The fair limits of one run. other_decoder: images are decoded or resized by other libraries than the reference had.
 
     Rates so high or optimizers so blunt that rounding grows get 1e-2 on tensor norms. Four runs amplify rounding further:
     two whose lowest U-Net level is 1x1 pixel, one D-Adaptation run with huge weights, and one in which AdaFactor moves

@@ -1,6 +1,7 @@
 """Options for how the learning rate changes over the run."""
 
 from argparse import ArgumentParser, ArgumentTypeError
+from argparse import _ArgumentGroup as Group
 
 
 def add_lr_scheduler_arguments(parser: ArgumentParser) -> None:
@@ -42,6 +43,11 @@ def add_lr_scheduler_arguments(parser: ArgumentParser) -> None:
         metavar="STEPS",
         help="steps of the fall at the end for warmup_stable_decay, in the same forms (default: 0)",
     )
+    add_shape_arguments(group)
+
+
+def add_shape_arguments(group: Group) -> None:
+    """Numbers that shape single schedules."""
     group.add_argument(
         "--lr_scheduler_num_cycles", type=int, default=1, metavar="N", help="number of cosine waves for cosine_with_restarts (default: 1)"
     )
@@ -64,7 +70,8 @@ def add_lr_scheduler_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=None,
         metavar="RATIO",
-        help="lowest rate as a share of the highest, 0 to 1, for cosine_with_min_lr and warmup_stable_decay (default: none)",
+        help="floor under the curve as a share of the highest rate, 0 to 1: for cosine, cosine_with_restarts, linear, polynomial, "
+        "cosine_with_min_lr and warmup_stable_decay; 0.1 to 0.5 keeps the end of each wave learning (default: none)",
     )
 
 

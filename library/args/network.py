@@ -1,6 +1,7 @@
 """Options for the network that is trained on top of the base model: a LoRA or one of its relatives."""
 
 from argparse import ArgumentParser
+from argparse import _ArgumentGroup as Group
 
 
 def add_network_arguments(parser: ArgumentParser) -> None:
@@ -41,12 +42,33 @@ def add_network_arguments(parser: ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="the module's own settings, such as conv_dim=4 conv_alpha=1 (default: none)",
     )
+    add_network_training_arguments(parser.add_argument_group("training of the network"))
+    add_earlier_network_arguments(parser.add_argument_group("networks made before"))
+
+
+def add_earlier_network_arguments(group: Group) -> None:
+    """Networks to go on from, or to train on top of."""
     group.add_argument(
         "--network_weights", type=str, default=None, metavar="FILE", help="trained network to go on from (default: start anew)"
     )
     group.add_argument(
         "--dim_from_weights", action="store_true", help="take all ranks from --network_weights (default: from --network_dim)"
     )
+    group.add_argument(
+        "--base_weights",
+        type=str,
+        default=None,
+        nargs="*",
+        metavar="FILE",
+        help="networks merged into the base model before training, to train what is still missing (default: none)",
+    )
+    group.add_argument(
+        "--base_weights_multiplier", type=float, default=None, nargs="*", metavar="FACTOR", help="strength of each of these (default: 1)"
+    )
+
+
+def add_network_training_arguments(group: Group) -> None:
+    """Which parts are trained, and how fast."""
     group.add_argument("--network_train_unet_only", action="store_true", help="train no text encoder (default: both are trained)")
     group.add_argument("--network_train_text_encoder_only", action="store_true", help="train no U-Net (default: both are trained)")
     group.add_argument(
@@ -66,15 +88,4 @@ def add_network_arguments(parser: ArgumentParser) -> None:
         default=None,
         metavar="NORM",
         help="keep each weight's norm below this against overtraining; 1 is usual (default: off)",
-    )
-    group.add_argument(
-        "--base_weights",
-        type=str,
-        default=None,
-        nargs="*",
-        metavar="FILE",
-        help="networks merged into the base model before training, to train what is still missing (default: none)",
-    )
-    group.add_argument(
-        "--base_weights_multiplier", type=float, default=None, nargs="*", metavar="FACTOR", help="strength of each of these (default: 1)"
     )
