@@ -54,6 +54,36 @@ class Checkpoint:
         return Checkpoint(self.path, {new: self.shapes[old] for new, old in names.items()}, lambda name: self.read(names[name]))
 
 
+class MappedFile:
+    """Tensors of a .safetensors file, read when asked for.
+
+    A mapped file's pages count as memory of the program once they are read, so it is mapped anew after every REMAP_BYTES;
+    tensors still in use keep the mapping they came from.
+    """
+
+    REMAP_BYTES = 256 * 2**20
+
+    def __init__(self, path: str):
+        self.path = path
+        self._open()
+
+    def _open(self) -> None:
+        self._file = safetensors.safe_open(self.path, framework="pt", device="cpu")
+        self._bytes_read = 0
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor, none of which is read."""
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118 (it is no dict)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as stored."""
+        if self._bytes_read > self.REMAP_BYTES:
+            self._open()
+        tensor = self._file.get_tensor(name)
+        self._bytes_read += tensor.nbytes
+        return tensor
+
+
 def is_single_file(path: str) -> bool:
     """Whether `path` is a file (links are followed). Raises ValueError if it names neither a file, a folder nor a hub id."""
     if os.path.isfile(path):
@@ -80,11 +110,11 @@ def _open_safetensors(path: str, disable_mmap: bool) -> Checkpoint:
         if disable_mmap:
             with open(path, "rb") as file:
                 return _from_tensors(path, safetensors.torch.load(file.read()))
-        opened = safetensors.safe_open(path, framework="pt", device="cpu")
-        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+        opened = MappedFile(path)
+        shapes = opened.shapes()
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a whole .safetensors file: {_what_is_wrong(path)}") from error
-    return Checkpoint(path, shapes, opened.get_tensor)
+    return Checkpoint(path, shapes, opened.read)
 
 
 def _unpickled(path: str) -> dict:

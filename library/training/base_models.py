@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from library.data.latent_cache import cache_latents as cache_group
 from library.kernels.attention import set_attention
 from library.models.devices import clear_device_cache
+from library.models.diffusers_folder import quiet_libraries
 from library.models.family import Family, Models
 from library.models.swallow import swallow
 from library.training.accelerator import DTYPES, one_process_after_another
@@ -57,12 +58,18 @@ def weights_identity(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def place(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Moves and casts a model, without diffusers' warning about modules it would rather keep in fp32 (there are none here)."""
+    with quiet_libraries():
+        module.to(device, dtype)
+
+
 def cache_latents(data: RunData, args: Namespace, family: Family, models: Models, accelerator: Accelerator) -> None:
     """Fills the data sets' latent caches if --cache_latents asks for it; the VAE leaves the device afterwards."""
     if not args.cache_latents and not args.cache_latents_to_disk:
         return
     dtype, identity = vae_dtype(args), weights_identity(models.vae.encoder)
-    models.vae.to(accelerator.device, dtype)
+    place(models.vae, accelerator.device, dtype)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
@@ -95,11 +102,11 @@ def place_models(args: Namespace, family: Family, models: Models, accelerator: A
     dtype = DTYPES[args.mixed_precision]
     for module in (models.unet, *models.text_encoders):
         module.requires_grad_(False)
-        module.to(accelerator.device, dtype)
+        place(module, accelerator.device, dtype)
         module.train(args.gradient_checkpointing)
     if args.gradient_checkpointing:
         family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
     models.vae.requires_grad_(False)
     models.vae.eval()
     if not args.cache_latents and not args.cache_latents_to_disk:
-        models.vae.to(accelerator.device, vae_dtype(args))
+        place(models.vae, accelerator.device, vae_dtype(args))

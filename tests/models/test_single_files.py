@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from library.models.checkpoints import MappedFile
 from tests.models.conftest import FAMILIES
 
 SIZES = {name: torch.tensor([[64, 48], [64, 64]]) for name in ("original_sizes_hw", "crop_top_lefts", "target_sizes_hw")}
@@ -112,3 +113,12 @@ def test_a_folder_with_fp16_weights_only_loads_in_any_dtype(layouts, tmp_path):
         path.unlink()
     for dtype in (torch.float16, torch.float32):
         assert FAMILIES["sd1"].load(str(folder), dtype=dtype).unet.dtype == dtype
+
+
+def test_tensors_stay_whole_when_the_file_is_mapped_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(MappedFile, "REMAP_BYTES", 0)
+    expected = {name: torch.randn(5) for name in "abc"}
+    save_file(expected, tmp_path / "x.safetensors")
+    file = MappedFile(str(tmp_path / "x.safetensors"))
+    found = {name: file.read(name) for name in file.shapes()}
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
