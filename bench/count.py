@@ -1,0 +1,230 @@
+"""Counts what one training step costs, without a GPU and without computing anything.
+
+python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--json]
+
+The step of library.training runs on fake tensors, which have shapes but no values, at the full size of the model. Counted are
+launches (operations that a GPU would start a kernel for; views are free), host reads (each makes the host wait for the GPU), FLOPs
+of matrix products and convolutions, bytes read and written by all operations, and the most memory live at once. Exact and repeatable,
+so a test can hold the line; what a launch costs on a card is for bench/step.py to measure.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import random
+import sys
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from library.data.batch import Batch
+from library.diffusion.losses import LossSettings
+from library.diffusion.noise import NoiseSettings
+from library.models.family import Models
+from library.models.sd import SD
+from library.models.sdxl import SDXL
+from library.training.step import StepParts, StepSettings, training_loss
+from networks import lora
+
+UNETS = {
+    "sd": {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280)},
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "hidden_act": "quick_gelu"}
+CLIP_BIGG = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NO_KERNEL = ("detach", "alias", "_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh")
+
+
+@dataclass
+class Counts:
+    """launches, host_reads: how many. bytes: read and written. peak_bytes: of tensors made in the step, models not included."""
+
+    launches: int = 0
+    host_reads: int = 0
+    flops: int = 0
+    bytes: int = 0
+    peak_bytes: int = 0
+
+
+class Counter(TorchDispatchMode):
+    """Sees every operation; a value asked for by the host is answered with 1, as fake tensors have none.
+
+    on_host: tensors that lie in the host's memory in a real run, so that reading them waits for nothing.
+    """
+
+    def __init__(self, on_host: list[Tensor]):
+        super().__init__()
+        self._on_host = {id(tensor) for tensor in on_host}
+        self.counts = Counts()
+        self.by_operation: dict[str, int] = {}
+        self._live: dict[int, int] = {}
+        self._live_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        namespace, name = func._schema.name.split("::")
+        if name == "_local_scalar_dense":
+            self.counts.host_reads += id(args[0]) not in self._on_host
+            return 1.0 if args[0].is_floating_point() else 1
+        result = func(*args, **(kwargs or {}))
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if namespace == "aten" and not self._is_free(func, name):
+            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.counts.launches += 1
+            self.by_operation[name] = self.by_operation.get(name, 0) + 1
+            self.counts.bytes += sum(tensor.nbytes for tensor in inputs + outputs)
+        for tensor in outputs:
+            self._track(tensor)
+        return result
+
+    @staticmethod
+    def _is_free(func, name: str) -> bool:
+        return func.is_view or name.split(".")[0] in NO_KERNEL
+
+    def _track(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        self._live[key] = storage.nbytes()
+        self._live_bytes += storage.nbytes()
+        self.counts.peak_bytes = max(self.counts.peak_bytes, self._live_bytes)
+        weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self._live_bytes -= self._live.pop(key, 0)
+
+
+def full_size_models(family: str, dtype: torch.dtype) -> Models:
+    """The real shapes, on fake tensors when a FakeTensorMode is active."""
+    torch.set_default_dtype(dtype)
+    unet = UNet2DConditionModel(**UNETS[family], sample_size=64)
+    vae = AutoencoderKL(block_out_channels=(32,), norm_num_groups=8)
+    encoders: list[nn.Module] = [CLIPTextModel(CLIPTextConfig(**CLIP_L))]
+    if family == "sdxl":
+        encoders.append(CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_BIGG)))
+    torch.set_default_dtype(torch.float32)
+    for module in (unet, *encoders):
+        module.requires_grad_(False).eval()
+    return Models(unet, vae, encoders)
+
+
+def sample_batch(batch: int, size: int, encoders: int) -> Batch:
+    """Cached latents of one bucket, captions of 77 tokens."""
+    sizes = torch.full((batch, 2), size)
+    return Batch(
+        captions=["a cat"] * batch,
+        image_keys=["a.png"] * batch,
+        loss_weights=torch.ones(batch),
+        original_sizes_hw=sizes,
+        crop_top_lefts=torch.zeros(batch, 2, dtype=torch.int64),
+        target_sizes_hw=sizes,
+        flipped=[False] * batch,
+        bucket=(size, size),
+        latents=torch.randn(batch, 4, size // 8, size // 8),
+        input_ids=[torch.randint(0, 49000, (batch, 1, 77)) for _ in range(encoders)],
+        custom_attributes=[{}] * batch,
+    )
+
+
+def count_step(family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool) -> Counter:
+    """One micro step with its update, after one that creates the optimizer's state."""
+    dtype = DTYPES[precision]
+    objective = SD().objective(False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        models = full_size_models(family, dtype)
+        kind = SDXL() if family == "sdxl" else SD()
+        text_encoder = kind.text_encoder_for_network(models)
+        network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
+        network.apply_to(text_encoder, models.unet, not unet_only, True)
+        network.requires_grad_(True)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
+        parts = StepParts(
+            family=kind,
+            models=models,
+            network=network,
+            objective=objective,
+            autocast=lambda: torch.autocast("cpu", dtype) if dtype != torch.float32 else contextlib.nullcontext(),
+            python_random=random,
+        )
+        settings = StepSettings(NoiseSettings(), LossSettings(), not unet_only, 1, dtype, False)
+        data = sample_batch(batch, size, len(models.text_encoders))
+        one_step(data, parts, settings, network, optimizer)
+        counter = Counter(on_host=[state["step"] for state in optimizer.state.values()])
+        with FlopCounterMode(display=False) as flops, counter:
+            one_step(data, parts, settings, network, optimizer)
+        counter.counts.flops = flops.get_total_flops()
+    return counter
+
+
+def one_step(data: Batch, parts: StepParts, settings: StepSettings, network: nn.Module, optimizer) -> None:
+    """Forward, backward, clipping, update."""
+    loss, _ = training_loss(data, parts, settings)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=sorted(UNETS), default="sd")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--size", type=int, help="side of the square image in pixels (default: 512, sdxl 1024)")
+    parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--unet_only", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    size = options.size or (1024 if options.family == "sdxl" else 512)
+    counter = count_step(
+        options.family, rank=options.rank, batch=options.batch, size=size, precision=options.precision, unet_only=options.unet_only
+    )
+    counts = counter.counts
+    if options.json:
+        print(json.dumps(asdict(counts)))
+        return
+    print(f"{options.family}, rank {options.rank}, batch {options.batch}, {size} px, {options.precision}: one step")
+    print(f"  launches    {counts.launches:>12,}")
+    print(f"  host reads  {counts.host_reads:>12,}")
+    print(f"  FLOPs       {counts.flops / 1e12:>12.3f} T")
+    print(f"  bytes       {counts.bytes / 2**30:>12.2f} GiB read and written")
+    print(f"  peak        {counts.peak_bytes / 2**30:>12.2f} GiB beside the models")
+    for name, number in sorted(counter.by_operation.items(), key=lambda item: -item[1])[:15]:
+        print(f"    {number:>6} {name}")
+
+
+if __name__ == "__main__":
+    main()
