@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from library.models.kohya_view import registration_key
 from library.models.ldm_keys import renamed
 from library.models.sdxl_keys import UNET_TO_ORIGINAL
 
@@ -19,18 +20,6 @@ CONV_CONTAINERS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT_ENCODER_LAYERS = (
     "self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2",
 )  # fmt: skip
-
-# Rank of a path component among its siblings; numbers rank by their value.
-REGISTRATION_ORDER = {
-    "down_blocks": 0, "up_blocks": 1, "mid_block": 2,
-    "attentions": 0, "resnets": 1, "downsamplers": 2, "upsamplers": 2,
-    "conv1": 0, "time_emb_proj": 1, "conv2": 2, "conv_shortcut": 3,
-    "input_blocks": 0, "middle_block": 1, "output_blocks": 2,
-    "in_layers": 0, "emb_layers": 1, "out_layers": 2, "skip_connection": 3,
-    "proj_in": 0, "transformer_blocks": 1, "proj_out": 2,
-    "attn1": 0, "ff": 1, "attn2": 2,
-    "to_q": 0, "to_k": 1, "to_v": 2, "to_out": 3,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,11 +79,6 @@ def _encoder_targets(text_encoder: nn.Module, prefix: str) -> Iterator[Target]:
 
 def module_name(prefix: str, path: str) -> str:
     return f"{prefix}_{path}".replace(".", "_")
-
-
-def registration_key(path: str) -> tuple[int, ...]:
-    """Sorts dotted paths as kohya's classes register them: within a transformer block attn1, ff, attn2."""
-    return tuple(int(part) if part.isdigit() else REGISTRATION_ORDER.get(part, 0) for part in path.split("."))
 
 
 def sdxl_path(path: str) -> str:

@@ -3,7 +3,6 @@
 A new family is a new class with the same names; the recipe never asks which one it has.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,18 +42,6 @@ class Models:
     text_encoders: list[nn.Module]
     swallowed_draws: int = 0
     logit_scale: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class AdapterKeyNames:
-    """Names of adapter modules and their tensors, as a module built on our models has them and as files carry them.
-
-    Both take a module name (`lora_unet_...`) or a tensor's key (`lora_unet_... .lora_down.weight`) and return what they do
-    not know unchanged.
-    """
-
-    to_file: Callable[[str], str]
-    from_file: Callable[[str], str]
 
 
 class Family(Protocol):
@@ -106,8 +93,8 @@ class Family(Protocol):
     def text_encoder_for_network(self, models: Models) -> Any:
         """The text encoder argument of the network plug-in contract: one module, or a list of several."""
 
-    def adapter_key_names(self, models: Models) -> AdapterKeyNames:
-        """How adapter names built from our modules' paths map to those in files."""
+    def view_for_network(self, models: Models) -> tuple[Any, nn.Module]:
+        """The text encoder argument and the U-Net as kohya's own classes show them, for network modules of others."""
 
     def enable_gradient_checkpointing(self, models: Models, *, train_text_encoders: bool) -> None:
         """Recompute instead of keep activations, in the U-Net and in text encoders that are trained; sets train mode for it."""

@@ -11,11 +11,11 @@ from transformers import CLIPTextModel
 
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
-from library.models.adapter_names import adapter_key_names
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config, quiet_libraries
-from library.models.family import AdapterKeyNames, LatentFormat, Models
+from library.models.family import LatentFormat, Models
 from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
+from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
 from library.models.samplers import make_sampler, plain_scheduler
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
@@ -173,8 +173,9 @@ class SD:
     def text_encoder_for_network(self, models: Models) -> nn.Module:
         return models.text_encoders[0]
 
-    def adapter_key_names(self, models: Models) -> AdapterKeyNames:
-        return adapter_key_names(models.text_encoders, original_unet_names=False)
+    def view_for_network(self, models: Models) -> tuple[nn.Module, nn.Module]:
+        (text_encoder,), unet = models_view(models.unet, models.text_encoders, original_layout=False)
+        return text_encoder, unet
 
     def enable_gradient_checkpointing(self, models: Models, *, train_text_encoders: bool) -> None:
         modes.enable_gradient_checkpointing(models, train_text_encoders=train_text_encoders)

@@ -11,12 +11,12 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
-from library.models.adapter_names import adapter_key_names
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config, quiet_libraries
-from library.models.family import AdapterKeyNames, LatentFormat, Models
+from library.models.family import LatentFormat, Models
 from library.models.kinds import SDXL as SDXL_KIND
 from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
+from library.models.kohya_view import models_view
 from library.models.ldm_keys import UNET_PREFIX
 from library.models.samplers import make_sampler, plain_scheduler
 from library.models.sdxl_keys import TEXT_ENCODER_1_PREFIX, TEXT_ENCODER_2_PREFIX
@@ -190,8 +190,8 @@ class SDXL:
     def text_encoder_for_network(self, models: Models) -> list[nn.Module]:
         return list(models.text_encoders)
 
-    def adapter_key_names(self, models: Models) -> AdapterKeyNames:
-        return adapter_key_names(models.text_encoders, original_unet_names=True)
+    def view_for_network(self, models: Models) -> tuple[list[nn.Module], nn.Module]:
+        return models_view(models.unet, models.text_encoders, original_layout=True)
 
     def enable_gradient_checkpointing(self, models: Models, *, train_text_encoders: bool) -> None:
         modes.enable_gradient_checkpointing(models, train_text_encoders=train_text_encoders)

@@ -61,14 +61,21 @@ def network_module(name: str) -> ModuleType:
         raise ValueError(f"--network_module {name} needs the package {missing.name!r}: pip install {missing.name}") from missing
 
 
+def models_for(module: ModuleType, family: Family, models: Models) -> tuple[Any, nn.Module]:
+    """The text encoder argument and the U-Net that a module is given: strangers see them under kohya's names and classes."""
+    if module.__name__.startswith("networks."):
+        return family.text_encoder_for_network(models), models.unet
+    return family.view_for_network(models)
+
+
 def merge_base_weights(module: ModuleType, settings: NetworkSettings, family: Family, models: Models, *, dtype, device) -> None:
     """Adds each file of --base_weights to the frozen models, times its multiplier (1 where none is given)."""
-    text_encoder = family.text_encoder_for_network(models)
+    text_encoder, unet = models_for(module, family, models)
     for number, file in enumerate(settings.base_weights):
         multiplier = settings.base_weights_multiplier[number] if number < len(settings.base_weights_multiplier) else 1.0
         logger.info("merging %s into the base model, strength %g", file, multiplier)
-        network, weights = module.create_network_from_weights(multiplier, file, models.vae, text_encoder, models.unet, for_inference=True)
-        network.merge_to(text_encoder, models.unet, weights, dtype, device)
+        network, weights = module.create_network_from_weights(multiplier, file, models.vae, text_encoder, unet, for_inference=True)
+        network.merge_to(text_encoder, unet, weights, dtype, device)
 
 
 def build(settings: NetworkSettings, family: Family, models: Models, args, accelerator: Accelerator) -> nn.Module:
@@ -84,21 +91,21 @@ def create_network(module: ModuleType, settings: NetworkSettings, family: Family
 
     `args` goes to `prepare_network`, a hook of strangers' modules that takes the whole namespace.
     """
-    text_encoder = family.text_encoder_for_network(models)
+    text_encoder, unet = models_for(module, family, models)
     arguments = dict(settings.arguments)
     if settings.dim_from_weights:
         if settings.dropout is not None:
             arguments["neuron_dropout"] = settings.dropout
-        network, _ = module.create_network_from_weights(1, settings.weights, models.vae, text_encoder, models.unet, **arguments)
+        network, _ = module.create_network_from_weights(1, settings.weights, models.vae, text_encoder, unet, **arguments)
     else:
         network = module.create_network(
-            1.0, settings.dim, settings.alpha, models.vae, text_encoder, models.unet, neuron_dropout=settings.dropout, **arguments
+            1.0, settings.dim, settings.alpha, models.vae, text_encoder, unet, neuron_dropout=settings.dropout, **arguments
         )
     if network is None:
         raise ValueError(f"--network_module {settings.module} made no network with --network_args {list(settings.arguments)}")
     if hasattr(network, "prepare_network"):
         network.prepare_network(args)
-    network.apply_to(text_encoder, models.unet, settings.train_text_encoder, settings.train_unet)
+    network.apply_to(text_encoder, unet, settings.train_text_encoder, settings.train_unet)
     if settings.weights:
         logger.info("network weights from %s: %s", settings.weights, network.load_weights(settings.weights))
     return network

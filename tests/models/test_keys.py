@@ -9,7 +9,6 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from library.models import ldm_keys, sdxl_keys
-from library.models.adapter_names import adapter_key_names
 from library.models.configs import attention_levels, unet_config, vae_config
 from library.models.single_file import unet_sources
 from library.models.swallow import layer_draws, text_encoder_draws
@@ -119,36 +118,6 @@ def test_construction_draws_are_those_of_the_reference():
     assert layer_draws(vae) == 83_614_183
     assert text_encoder_draws(clip_l) == 245_961_216
     assert text_encoder_draws(openclip_h) == 680_371_200
-
-
-class WithLevel(nn.Module):
-    text_model = nn.Identity()
-
-
-@pytest.mark.parametrize("encoder", [nn.Module(), WithLevel()])
-def test_adapter_names_built_on_our_text_encoders_get_the_level_that_files_have(encoder):
-    names = adapter_key_names([encoder], original_unet_names=False)
-    level = "text_model_" if isinstance(encoder, WithLevel) else ""
-    ours = f"lora_te_{level}encoder_layers_0_mlp_fc1.lora_down.weight"
-    in_file = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"
-    assert (names.to_file(ours), names.from_file(in_file)) == (in_file, ours)
-
-
-def test_adapter_names_of_sdxl_files_are_original_ones():
-    names = adapter_key_names([nn.Module(), WithLevel()], original_unet_names=True)
-    for ours, in_file in {
-        "lora_unet_down_blocks_1_attentions_0_proj_in.alpha": "lora_unet_input_blocks_4_1_proj_in.alpha",
-        "lora_te1_encoder_layers_3_self_attn_q_proj": "lora_te1_text_model_encoder_layers_3_self_attn_q_proj",
-        "lora_te2_text_model_encoder_layers_3_mlp_fc2": "lora_te2_text_model_encoder_layers_3_mlp_fc2",
-        "unrelated.key": "unrelated.key",
-    }.items():
-        assert (names.to_file(ours), names.from_file(in_file)) == (in_file, ours)
-        assert names.to_file(in_file) == in_file
-
-
-def test_adapter_names_of_sd_keep_diffusers_paths():
-    names = adapter_key_names([nn.Module()], original_unet_names=False)
-    assert names.to_file("lora_unet_down_blocks_0_resnets_0_conv1") == "lora_unet_down_blocks_0_resnets_0_conv1"
 
 
 def test_the_tables_name_every_tensor_of_a_recorded_sd15_file():
