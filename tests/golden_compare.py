@@ -52,8 +52,8 @@ def limits_for(recording: dict, *, other_decoder: bool) -> Limits:
     """The fair limits of one run. other_decoder: images are decoded or resized by other libraries than the reference had.
 
     Rates so high or optimizers so blunt that rounding grows get 1e-2 on tensor norms. Four runs amplify rounding further:
-    two whose lowest U-Net level is 1x1 pixel, one D-Adaptation run with huge weights, and one in which AdaFactor moves
-    tensors whose gradient is zero but for rounding. `d_scale_norms` and `s_scale_norms` train at a rate of 0.05, and
+    two whose lowest U-Net level is 1x1 pixel, one D-Adaptation run with huge weights, and those in which AdaFactor or LyCORIS
+    moves tensors whose gradient is zero but for rounding. `d_scale_norms` and `s_scale_norms` train at a rate of 0.05, and
     `j_block_dims` has one tensor with a gradient near rounding (1.3e-3 off, as our scale is multiplied in at another place).
     In `o_lora_fa` the reference lets gradients of its frozen matrices add up for ever and counts them, and these matrices, as
     trained; losses and the saved file must still agree. `s_full` trains biases that a normalisation takes out again.
@@ -69,6 +69,7 @@ def limits_for(recording: dict, *, other_decoder: bool) -> Limits:
         "h_dadaptadam": {"tensor_norm": 3e-2, "grad_norm": 1e-2},
         "o_lora_fa": {"grad_norm": math.inf, "trainable_params": False},
         "s_scale_norms": {"leave_out": r"(down_blocks_0|up_blocks_3)_resnets_._time_emb_proj"},
+        "s_diag_oft": {"leave_out": "up_blocks_3_resnets_1_time_emb_proj"},
         "s_full": {"leave_out": r"(k_proj|conv[12]|conv_shortcut|up_blocks_3_attentions_2_.*)\.diff_b"},
         "r_typical": {"net_l2": 1e-3, "leave_out": r"(input_blocks_[12]|output_blocks_[678])_0_emb_layers_1"},
     }
