@@ -169,6 +169,8 @@ def count_step(family: str, *, rank: int, batch: int, size: int, precision: str,
         network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
         network.apply_to(text_encoder, models.unet, not unet_only, True)
         network.requires_grad_(True)
+        if dtype != torch.float32:
+            network.compute_in(dtype)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
         parts = StepParts(
             family=kind,
@@ -192,8 +194,10 @@ def one_step(data: Batch, parts: StepParts, settings: StepSettings, network: nn.
     """Forward, backward, clipping, update."""
     loss, _ = training_loss(data, parts, settings)
     loss.backward()
+    network.backward_done()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
     optimizer.step()
+    network.weights_changed()
     optimizer.zero_grad(set_to_none=True)
 
 

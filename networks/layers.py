@@ -7,13 +7,14 @@ that neither its weights nor its names ever enter the adapter's state_dict.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from library.kernels.low_rank import conv_with_low_rank, linear_with_low_rank
 from networks.targets import Target
 
 
@@ -60,10 +61,13 @@ class AdapterModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_for_autocast(x)
-        base = self.base_forward(x)
         if not self.enabled or self._left_out():
-            return base
-        return self.adapt(x, base)
+            return self.base_forward(x)
+        return self.answer(x)
+
+    def answer(self, x: Tensor) -> Tensor:
+        """The layer's output with this adapter's part in it."""
+        return self.adapt(x, self.base_forward(x))
 
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         """base, the layer's own output for x, with this adapter's part added."""
@@ -90,6 +94,17 @@ class AdapterModule(nn.Module):
         """Takes the scale from the `alpha` buffer, after a file has filled it."""
         self.scale = float(self.alpha) / self.rank
 
+    def base_is_plain(self) -> bool:
+        """Whether the wrapped layer does nothing but its own product with a frozen weight, so that it can be fused with the adapter."""
+        layer = self.org_module
+        own_forward = getattr(self.base_forward, "__func__", None)
+        return (
+            own_forward in (nn.Linear.forward, nn.Conv2d.forward)
+            and not layer.weight.requires_grad
+            and not layer._forward_hooks
+            and not layer._forward_pre_hooks
+        )
+
     def _left_out(self) -> bool:
         """Draws module dropout. From the CPU generator, so that no device is waited for."""
         p = self.dropout.module
@@ -107,6 +122,7 @@ class LoRAModule(AdapterModule):
     """Shared by both layer kinds: initial weights, dropout, and the factors as matrices."""
 
     fast_parameters = ("lora_up",)
+    shadow: tuple[Tensor, Tensor] | None = None  # low-precision copies of down and up to compute with, see networks.shadow
     lora_down: nn.Linear | nn.Conv2d
     lora_up: nn.Linear | nn.Conv2d
 
@@ -115,6 +131,10 @@ class LoRAModule(AdapterModule):
         nn.init.kaiming_uniform_(self.lora_down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_up.weight)
 
+    def computing_weights(self) -> tuple[Tensor, Tensor]:
+        """down and up as the step uses them: the shadow's while there is one, which autograd then sees in place of the weights."""
+        return self.shadow or (self.lora_down.weight, self.lora_up.weight)
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """down (rank, inputs of one output) and up (out, rank) as matrices."""
         return self.lora_down.weight.flatten(1), self.lora_up.weight.flatten(1)
@@ -122,6 +142,12 @@ class LoRAModule(AdapterModule):
     def delta_weight(self) -> Tensor:
         down, up = (factor.float() for factor in self.factors())
         return self.scale * (up @ down).view(self.org_module.weight.shape)
+
+    def _drop_mask(self, shape: Sequence[int], rank_axis: int, like: Tensor) -> Tensor | None:
+        """What `_drop` would multiply rank-sized activations of `shape` by, None if nothing is dropped."""
+        if not self.training or not (self.dropout.neuron or self.dropout.rank):
+            return None
+        return self._drop(like.new_ones(shape), rank_axis)
 
     def _drop(self, hidden: Tensor, rank_axis: int) -> Tensor:
         if self.dropout.neuron:
@@ -140,6 +166,13 @@ class LoRALinear(LoRAModule):
         self.lora_up = nn.Linear(rank, target.layer.out_features, bias=False, device="cpu", dtype=torch.float32)
         self.init_weights()
 
+    def answer(self, x: Tensor) -> Tensor:
+        if not self.base_is_plain():
+            return super().answer(x)
+        layer, (down, up) = self.org_module, self.computing_weights()
+        mask = self._drop_mask((*x.shape[:-1], self.rank), -1, x)
+        return linear_with_low_rank(x, layer.weight, layer.bias, down, up, self.multiplier * self.scale, mask)
+
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         return lora_linear(
             x, base, self.lora_down.weight, self.lora_up.weight, self.multiplier * self.scale, lambda hidden: self._drop(hidden, -1)
@@ -156,6 +189,20 @@ class LoRAConv(LoRAModule):
         self.lora_down = nn.Conv2d(layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, **place)
         self.lora_up = nn.Conv2d(rank, layer.out_channels, (1, 1), **place)
         self.init_weights()
+
+    def answer(self, x: Tensor) -> Tensor:
+        layer = self.org_module
+        if not self.base_is_plain():
+            return super().answer(x)
+        down, up = self.computing_weights()
+        mask = self._drop_mask(hidden_shape(x, layer, self.rank), 1, x)
+        places = {"stride": layer.stride, "padding": layer.padding}
+        return conv_with_low_rank(x, layer.weight, layer.bias, down, up, self.multiplier * self.scale, mask, **places)
+
+    def base_is_plain(self) -> bool:
+        layer = self.org_module
+        simple = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return simple and super().base_is_plain()
 
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         down = self.lora_down
@@ -190,6 +237,12 @@ def lora_conv(
     return base + F.conv2d(hidden, match_dtype(up, base))
 
 
+def hidden_shape(x: Tensor, layer: nn.Conv2d, rank: int) -> tuple[int, ...]:
+    """The shape (B, rank, H, W) of the rank-sized activations of a convolution."""
+    extents = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, strict=True)
+    return (x.shape[0], rank, *((size + 2 * pad - kernel) // stride + 1 for size, kernel, stride, pad in extents))
+
+
 def drop_ranks(hidden: Tensor, p: float, rank_axis: int) -> Tensor:
     """Zeroes each sample's ranks with probability p and scales the rest by 1 / (1 - p)."""
     shape = [hidden.shape[0]] + [1] * (hidden.dim() - 1)
@@ -200,7 +253,7 @@ def drop_ranks(hidden: Tensor, p: float, rank_axis: int) -> Tensor:
 
 def cast_for_autocast(x: Tensor) -> Tensor:
     """x in the dtype autocast would cast it to, so that layer and adapter share one cast."""
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type):
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
 

@@ -34,7 +34,10 @@ class LoRANetwork(AdapterNetwork):
 
     def apply_max_norm_regularization(self, max_norm_value: float, device) -> NormReport:
         """Bounds every module's |scale * up down| by `max_norm_value`; returns (modules scaled, mean norm, largest norm)."""
-        return apply_max_norm(self.adapters, max_norm_value)
+        report = apply_max_norm(self.adapters, max_norm_value)
+        if report.keys_scaled:
+            self.weights_changed()
+        return report
 
 
 def create_network(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from library.saving.hashes import network_hashes
 from library.saving.weights import load_tensors, save_tensors, storable
 from networks.block_weights import block_index
-from networks.layers import AdapterModule
+from networks.layers import AdapterModule, LoRAModule
+from networks.shadow import Shadow
 from networks.weight_files import LoadReport, check_same_family, fitted_shapes, modules_in, renamed
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class AdapterNetwork(nn.Module):
         self.multiplier = multiplier
         self.loraplus = loraplus or LoraPlus()
         self.block_weights = block_weights
+        self.shadow: Shadow | None = None
+        self.register_load_state_dict_post_hook(lambda network, _: network.weights_changed())
         logger.info("%d text encoder modules, %d U-Net modules", len(text_encoder_loras), len(unet_loras))
 
     @property
@@ -120,6 +123,21 @@ class AdapterNetwork(nn.Module):
 
     def on_epoch_start(self, text_encoder, unet) -> None:
         self.train()
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """From now on LoRA modules compute with copies of their weights in `dtype`, the dtype of autocast. Call on the final device."""
+        modules = [module for module in self.adapters if isinstance(module, LoRAModule) and module.lora_down.weight.dtype != dtype]
+        self.shadow = Shadow(modules, dtype) if modules else None
+
+    def weights_changed(self) -> None:
+        """To be called after weights were changed in place by an optimizer or otherwise."""
+        if self.shadow is not None:
+            self.shadow.refresh()
+
+    def backward_done(self) -> None:
+        """To be called after each backward pass: all gradients are in the parameters then."""
+        if self.shadow is not None:
+            self.shadow.gather()
 
     def get_trainable_params(self) -> Iterator[nn.Parameter]:
         """All parameters, also those of sections without an optimizer group."""

@@ -153,6 +153,8 @@ class Hooks:
         self.targets = (text_encoder, unet)
         self._epoch_start = getattr(network, "on_epoch_start", None)
         self._step_start = getattr(network, "on_step_start", None)
+        self._backward_done = getattr(network, "backward_done", None)
+        self._weights_changed = getattr(network, "weights_changed", None)
         self._norm_hooks = [hook for hook in (getattr(network, name, None) for name in ("update_grad_norms", "update_norms")) if hook]
 
     def epoch_start(self) -> None:
@@ -165,6 +167,16 @@ class Hooks:
         """Called before each micro step."""
         if self._step_start:
             self._step_start(*self.targets)
+
+    def backward_done(self) -> None:
+        """Called after each backward pass."""
+        if self._backward_done:
+            self._backward_done()
+
+    def weights_changed(self) -> None:
+        """Called when the optimizer has changed the weights."""
+        if self._weights_changed:
+            self._weights_changed()
 
     def gradients_ready(self) -> None:
         """Called before each update, when gradients are complete."""

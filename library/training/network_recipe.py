@@ -129,7 +129,7 @@ def train(run: Run) -> None:
             run.loader.note_step(global_step)
             run.optimization.hooks.step_start()
             loss, step = training_loss(batch.to(run.accelerator.device, non_blocking=True), run.parts, run.step_settings)
-            run.accelerator.backward(loss)
+            run.optimization.backward(loss)
             step = replace(step, epoch=epoch, global_step=global_step)
             call(run.watchers, step)
 

@@ -43,6 +43,11 @@ class Optimization:
     max_grad_norm: float
     accelerator: Accelerator
 
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of `loss` to the parameters'."""
+        self.accelerator.backward(loss)
+        self.hooks.backward_done()
+
     def update(self, global_step: int) -> Update:
         """Averages gradients over processes, clips, steps optimizer and schedule, clears gradients."""
         average_gradients(self.accelerator, self.network.parameters())
@@ -52,6 +57,7 @@ class Optimization:
         self.hooks.gradients_ready()
         in_force = [held(group["lr"]) for group in self.built.optimizer.param_groups]
         self.optimizer.step()
+        self.hooks.weights_changed()
         if not self.accelerator.optimizer_step_was_skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()
@@ -66,11 +72,14 @@ class Optimization:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Schedule-free optimizers show their averaged weights inside, the trained ones outside; others stay as they are."""
-        if self.built.schedule_free:
-            self.built.optimizer.eval()
+        if not self.built.schedule_free:
+            yield
+            return
+        self.built.optimizer.eval()
+        self.hooks.weights_changed()
         yield
-        if self.built.schedule_free:
-            self.built.optimizer.train()
+        self.built.optimizer.train()
+        self.hooks.weights_changed()
 
 
 def held(rate: float | Tensor) -> float | Tensor:
@@ -112,6 +121,8 @@ def assemble(
     if hasattr(network, "prepare_grad_etc"):
         network.prepare_grad_etc(*hooks.targets)
     trainable = adapter.trainable_parameters(network, built.optimizer.param_groups, strict_compat=args.strict_compat)
+    if accelerator.mixed_precision in ("fp16", "bf16") and hasattr(network, "compute_in"):
+        network.compute_in(DTYPES[accelerator.mixed_precision])
     return Optimization(
         built=built,
         optimizer=optimizer,
