@@ -1,7 +1,7 @@
 """Low-precision copies of adapter weights, so that a step under autocast casts all of them at once and not each at every use.
 
-The weights the optimizer sees stay fp32. The modules compute with the copies, which are the leaves that autograd knows; `gather` hands their
-gradients on and `refresh` follows the weights. The numbers are those of autocast: it rounds weights and gradients to the same dtype.
+The weights the optimizer sees stay fp32. The modules compute with the copies, which are the leaves that autograd knows; `gather`
+hands their gradients on and `refresh` follows the weights. The numbers are those of autocast, which rounds to the same dtype.
 """
 
 from collections.abc import Sequence
