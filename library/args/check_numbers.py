@@ -23,6 +23,7 @@ RANGES = {
     "unet_lr": (0, inf),
     "text_encoder_lr": (0, inf),
     "max_grad_norm": (0, inf),
+    "nan_guard_patience": (1, inf),
     "lr_warmup_steps": (0, inf),
     "lr_decay_steps": (0, inf),
     "lr_scheduler_min_lr_ratio": (0, 1),

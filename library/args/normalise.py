@@ -56,6 +56,8 @@ def normalise(args: Namespace, script: str, typed: Collection[str] = ()) -> None
     if args.caption_extention is not None:
         args.caption_extension, args.caption_extention = args.caption_extention, None
     _implied_options(args)
+    if args.nan_guard is None:
+        args.nan_guard = "off" if args.strict_compat else "skip"
     _pointless_values(args)
     _bucket_steps(args, BUCKET_STEPS[script])
     _warmup(args, typed_by_hand="lr_warmup_steps" in typed)

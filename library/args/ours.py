@@ -17,3 +17,19 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         metavar="SIZE",
         help="leave out images not larger than this, '512' or 'width,height' (default: use all)",
     )
+    group.add_argument(
+        "--nan_guard",
+        type=str,
+        default=None,
+        choices=("off", "skip", "stop", "rollback"),
+        help="leave updates with NaN or infinite values out; after --nan_guard_patience of them in a row, 'skip' says so, 'stop' ends"
+        " the run with exit status 1, 'rollback' goes back to the last good weights at half the learning rate"
+        " (default: skip; off with --strict_compat)",
+    )
+    group.add_argument(
+        "--nan_guard_patience",
+        type=int,
+        default=5,
+        metavar="N",
+        help="bad updates in a row until --nan_guard acts (default: 5)",
+    )

@@ -131,6 +131,7 @@ def train(run: Run) -> None:
             loss, step = training_loss(batch.to(run.accelerator.device, non_blocking=True), run.parts, run.step_settings)
             run.optimization.backward(loss)
             step = replace(step, epoch=epoch, global_step=global_step)
+            run.optimization.guard.note(step)
             call(run.watchers, step)
 
             updating = (place + 1) % run.accumulation == 0 or place + 1 == len(run.loader)

@@ -14,6 +14,7 @@ from library.optim.lr_schedulers import build_lr_scheduler
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import DTYPES, allow_half_precision_gradients, average_gradients
+from library.training.guard import GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
 from library.training.trackers import RateNames
 
@@ -22,11 +23,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer update. grad_norm: scalar before clipping, None without clipping. learning_rates: those it used, by group."""
+    """One optimizer update. grad_norm: scalar before clipping, None without clipping. learning_rates: those it used, by group.
+
+    made: false if the update was left out because of values that are not finite.
+    """
 
     global_step: int
     grad_norm: Tensor | None
     learning_rates: list[float | Tensor]
+    made: bool = True
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Optimization:
     trainable: Sequence[nn.Parameter]
     max_grad_norm: float
     accelerator: Accelerator
+    guard: NanGuard
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of `loss` to the parameters'."""
@@ -51,18 +57,20 @@ class Optimization:
     def update(self, global_step: int) -> Update:
         """Averages gradients over processes, clips, steps optimizer and schedule, clears gradients."""
         average_gradients(self.accelerator, self.network.parameters())
-        grad_norm = None
-        if self.max_grad_norm != 0:
-            grad_norm = self.accelerator.clip_grad_norm_(self.trainable, self.max_grad_norm)
+        self.accelerator.unscale_gradients(self.optimizer)
+        trained, norms = gradient_norms(self.trainable)
+        forbidden = self.guard.forbids(global_step, trained, norms)
+        grad_norm = clip(trained, norms, self.max_grad_norm) if self.max_grad_norm != 0 else None
         self.hooks.gradients_ready()
         in_force = [held(group["lr"]) for group in self.built.optimizer.param_groups]
-        self.optimizer.step()
+        if not forbidden or self.accelerator.scaler is not None:  # a gradient scaler leaves the step out by itself and learns from it
+            self.optimizer.step()
         self.hooks.weights_changed()
         if not self.accelerator.optimizer_step_was_skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return Update(global_step, grad_norm, in_force)
+        return Update(global_step, grad_norm, in_force, made=not forbidden)
 
     def logged_rates(self) -> dict[str, object]:
         """Tag -> learning rate of the coming step, as logs have it."""
@@ -133,6 +141,9 @@ def assemble(
         trainable=trainable,
         max_grad_norm=args.max_grad_norm,
         accelerator=accelerator,
+        guard=NanGuard(
+            GuardSettings(args.nan_guard, args.nan_guard_patience), network, built.optimizer, lr_scheduler, accelerator.scaler
+        ),
     )
 
 

@@ -1,0 +1,137 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from library.training.guard import GuardSettings, NanGuard, TrainingRuined, clip, gradient_norms, weights_are_finite
+
+
+class Scene:
+    """A network of two tensors, an optimizer with momentum, and the guard that stands before its updates."""
+
+    def __init__(self, mode="skip", patience=5, fused=False):
+        torch.manual_seed(0)
+        self.network = nn.ParameterDict({"down": torch.randn(3, 4), "up": torch.randn(4, 3)})
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1, fused=fused)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+        self.guard = NanGuard(GuardSettings(mode, patience), self.network, self.optimizer, self.schedule)
+        self.step = 0
+
+    def update(self, *, bad: float | None = None, loss: float = 0.5, latents: float = 0.0) -> bool:
+        """One update; `bad` stands in one place of the gradient of `up`. Returns whether the guard let it pass."""
+        self.step += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.network.values():
+            parameter.grad = torch.full_like(parameter, 0.1 * self.step)
+        if bad is not None:
+            self.network["up"].grad[0, 0] = bad
+        self.guard.note(micro_step(loss, latents))
+        parameters, norms = gradient_norms(self.network.parameters())
+        forbidden = self.guard.forbids(self.step, parameters, norms)
+        clip(parameters, norms, 1.0)
+        if not forbidden:
+            self.optimizer.step()
+        return not forbidden
+
+    def values(self) -> list[torch.Tensor]:
+        """Weights, and what the optimizer keeps for each of them."""
+        kept = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [value.detach().clone() for value in [*self.network.values(), *kept]]
+
+
+def micro_step(loss, latents):
+    batch = SimpleNamespace(image_keys=["girl 01.png", "girl 02.png"], captions=["sks girl", "sks girl, hat"])
+    return SimpleNamespace(
+        epoch=3, timesteps=torch.tensor([12, 801]), batch=batch, loss=torch.tensor(loss), latents=torch.full((2, 4, 8, 8), latents)
+    )
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["read by the host", "skipped on the device"])
+@pytest.mark.parametrize("what", [{"bad": math.nan}, {"bad": math.inf}, {"bad": math.nan, "loss": math.nan}, {"latents": math.inf}])
+def test_a_bad_update_changes_neither_weights_nor_optimizer_state(what, fused):
+    scene = Scene(fused=fused)
+    scene.update()
+    before = scene.values()
+    scene.update(**what)
+    assert same(scene.values(), before)
+    scene.update()
+    assert not same(scene.values(), before)
+    assert weights_are_finite(scene.network) and scene.guard.skipped == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_good_updates_are_those_without_a_guard(fused):
+    guarded, free = Scene(fused=fused), Scene(mode="off", fused=fused)
+    for _ in range(4):
+        assert guarded.update() and free.update()
+    assert same(guarded.values(), free.values())
+
+
+def test_off_lets_everything_pass():
+    scene = Scene(mode="off")
+    assert scene.update(bad=math.nan)
+    assert not weights_are_finite(scene.network)
+
+
+def test_the_message_names_step_epoch_files_captions_timesteps_and_module(caplog):
+    scene = Scene()
+    scene.update()
+    scene.update(bad=math.nan, loss=math.nan)
+    images = ("girl 01.png: sks girl", "girl 02.png: sks girl, hat")
+    for text in ("step 2", "epoch 3", *images, "[12, 801]", "loss, gradient", "1 of 2 tensors, first up", "--no_half_vae"):
+        assert text in caplog.text
+
+
+def test_stop_ends_the_run_after_so_many_in_a_row():
+    scene = Scene(mode="stop", patience=3)
+    scene.update(bad=math.nan)
+    scene.update(bad=math.nan)
+    scene.update()
+    scene.update(bad=math.nan)
+    scene.update(bad=math.nan)
+    with pytest.raises(TrainingRuined, match="3 updates in a row"):
+        scene.update(bad=math.nan)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_rollback_restores_weights_and_state_and_halves_the_rate(monkeypatch, fused):
+    monkeypatch.setattr("library.training.guard.SNAPSHOT_EVERY", 2)
+    scene = Scene(mode="rollback", patience=2, fused=fused)
+    values = []
+    for _ in range(4):
+        scene.update()
+        values.append(scene.values())
+    for _ in range(2):
+        scene.update(bad=math.nan)
+    scene.guard.settle()
+    assert any(same(scene.values(), kept) for kept in values)
+    assert scene.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    scene.schedule.step()
+    assert scene.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_weights_that_went_bad_are_taken_back_in_any_mode(caplog):
+    scene = Scene()
+    scene.update()
+    with torch.no_grad():
+        scene.network["up"][1, 1] = math.nan
+    scene.update(bad=math.nan, loss=math.nan)
+    assert weights_are_finite(scene.network)
+    assert "the weights themselves" in caplog.text
+
+
+def test_clipping_gives_what_torch_gives():
+    scene, other = Scene(), Scene()
+    for one in (scene, other):
+        for parameter in one.network.values():
+            parameter.grad = torch.full_like(parameter, 2.0)
+    parameters, norms = gradient_norms(scene.network.parameters())
+    total = clip(parameters, norms, 1.0)
+    assert torch.equal(total, torch.nn.utils.clip_grad_norm_(other.network.parameters(), 1.0))
+    assert same([p.grad for p in scene.network.values()], [p.grad for p in other.network.values()])
