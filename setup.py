@@ -19,6 +19,7 @@ REQUIRED = [
     # Provides cv2. Where the desktop build opencv-python is wanted, install that one afterwards: both fill the same folder.
     "opencv-python-headless>=4.8",
     "ftfy>=6.1",
+    "scipy>=1.11",
     "toml>=0.10.2",
     "voluptuous>=0.13",
     "tqdm>=4.60",

@@ -77,13 +77,23 @@ class Family(Protocol):
     def tokenize(self, captions: list[str]) -> list[Tensor]:
         """One (B, chunks, 77) int64 per text encoder."""
 
-    def tokenize_weighted(self, captions: list[str]) -> tuple[list[Tensor], list[Tensor]]:
-        """Ids as from `tokenize` for captions with (weights:1.2), and one (B, 75 * chunks + 2) of weights per text encoder."""
+    def tokenize_weighted(self, captions: list[str], tokens: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Ids as from `tokenize` for captions with (weights:1.2), and one (B, 75 * chunks + 2) of weights per text encoder.
+
+        tokens: 75, 150 or 225 for each caption; --max_token_length if None.
+        """
 
     def encode_text(
-        self, text_encoders: list[nn.Module], input_ids: list[Tensor], token_weights: list[Tensor] | None = None
+        self,
+        text_encoders: list[nn.Module],
+        input_ids: list[Tensor],
+        token_weights: list[Tensor] | None = None,
+        restore_mean: bool = False,
     ) -> dict[str, Tensor]:
-        """prompt_embeds (B, 75 * chunks + 2, D), and pooled_prompt_embeds (B, D) where the family has them."""
+        """prompt_embeds (B, 75 * chunks + 2, D), and pooled_prompt_embeds (B, D) where the family has them.
+
+        restore_mean: each sample keeps the mean it has without token_weights, one text encoder by one.
+        """
 
     def predict(
         self, unet: nn.Module, noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], sizes: dict[str, Tensor]
@@ -98,9 +108,6 @@ class Family(Protocol):
 
     def enable_gradient_checkpointing(self, models: Models, *, train_text_encoders: bool) -> None:
         """Recompute instead of keep activations, in the U-Net and in text encoders that are trained; sets train mode for it."""
-
-    def pipeline(self, models: Models, sampler: str = "ddim") -> Any:
-        """A diffusers pipeline for preview images that shares these modules."""
 
     def modelspec_facts(self) -> ModelFacts:
         """What `modelspec.*` metadata says about an adapter for this family."""

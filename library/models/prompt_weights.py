@@ -57,7 +57,7 @@ def _weight(number: str, caption: str) -> float:
         return float(number)
     except ValueError:
         raise ValueError(
-            f"--weighted_captions: {number!r} is not a number, in the caption {caption!r}; write a weight like (text:1.3)"
+            f"the weight {number!r} is not a number, in the caption or prompt {caption!r}; write a weight like (text:1.3)"
         ) from None
 
 

@@ -43,13 +43,8 @@ def make_sampler(name: str | None, prediction_type: str) -> diffusers.SchedulerM
         )
     except ImportError as missing:
         raise ValueError(
-            f"the sampler {name} needs a package that is not installed ({missing}); use --sample_sampler {DEFAULT}"
+            f"--sample_sampler {name} needs the package 'scipy': pip install scipy, or use --sample_sampler {DEFAULT}"
         ) from missing
     if hasattr(scheduler.config, "clip_sample"):
         scheduler.register_to_config(clip_sample=True)
     return scheduler
-
-
-def plain_scheduler() -> diffusers.SchedulerMixin:
-    """A scheduler to build a pipeline with: pipelines check and change the settings of the one they are built with."""
-    return diffusers.DDIMScheduler(steps_offset=1, clip_sample=False)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,20 +12,16 @@ from transformers import CLIPTextModel
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
-from library.models.diffusers_folder import load_part, part_config, quiet_libraries
+from library.models.diffusers_folder import load_part, part_config
 from library.models.family import LatentFormat, Models
 from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
-from library.models.samplers import make_sampler, plain_scheduler
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
 from library.models.swallow import layer_draws, text_encoder_draws
 from library.models.tokenizer import CLIP_L, OPENCLIP_H, ClipTokenizer, load_tokenizer
 from library.models.vae import VaeLoader
 from library.saving.modelspec import ModelFacts
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 SAMPLE_SIZE = 64  # latent pixels on a side, for the configuration of models from single files
 SD1_HEADS = 8
@@ -132,15 +128,19 @@ class SD:
     def tokenize(self, captions: list[str]) -> list[Tensor]:
         return [text.token_chunks(captions, self.tokenizer, text.token_count(self.max_token_length))]
 
-    def tokenize_weighted(self, captions: list[str]) -> tuple[list[Tensor], list[Tensor]]:
-        ids, weights = text.weighted_token_chunks(captions, self.tokenizer, text.token_count(self.max_token_length))
+    def tokenize_weighted(self, captions: list[str], tokens: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        ids, weights = text.weighted_token_chunks(captions, self.tokenizer, tokens or text.token_count(self.max_token_length))
         return [ids], [weights]
 
     def encode_text(
-        self, text_encoders: list[nn.Module], input_ids: list[Tensor], token_weights: list[Tensor] | None = None
+        self,
+        text_encoders: list[nn.Module],
+        input_ids: list[Tensor],
+        token_weights: list[Tensor] | None = None,
+        restore_mean: bool = False,
     ) -> dict[str, Tensor]:
         states = text.joined(text.skipped_states(text_encoders[0], input_ids[0], self.clip_skip), input_ids[0].shape[1])
-        return {"prompt_embeds": text.weighted(states, token_weights[0] if token_weights else None)}
+        return {"prompt_embeds": text.weighted(states, token_weights[0] if token_weights else None, restore_mean)}
 
     # --- images ---
 
@@ -151,22 +151,6 @@ class SD:
         self, unet: nn.Module, noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], sizes: dict[str, Tensor]
     ) -> Tensor:
         return unet(noisy_latents, timesteps, encoder_hidden_states=text_states["prompt_embeds"]).sample
-
-    def pipeline(self, models: Models, sampler: str = "ddim") -> "DiffusionPipeline":
-        with quiet_libraries():  # the import alone speaks of packages that it does not need
-            from diffusers import StableDiffusionPipeline
-        pipeline = StableDiffusionPipeline(
-            vae=models.vae,
-            text_encoder=models.text_encoders[0],
-            tokenizer=self.tokenizer.hf_tokenizer,
-            unet=models.unet,
-            scheduler=plain_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipeline.scheduler = make_sampler(sampler, self.prediction_type)
-        return pipeline
 
     # --- networks ---
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,21 +12,17 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
-from library.models.diffusers_folder import load_part, part_config, quiet_libraries
+from library.models.diffusers_folder import load_part, part_config
 from library.models.family import LatentFormat, Models
 from library.models.kinds import SDXL as SDXL_KIND
 from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import UNET_PREFIX
-from library.models.samplers import make_sampler, plain_scheduler
 from library.models.sdxl_keys import TEXT_ENCODER_1_PREFIX, TEXT_ENCODER_2_PREFIX
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
 from library.models.tokenizer import CLIP_L, OPENCLIP_BIGG, ClipTokenizer, load_tokenizer
 from library.models.vae import VaeLoader
 from library.saving.modelspec import ModelFacts
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 SAMPLE_SIZE = 128  # latent pixels on a side, for the configuration of models from single files
 TEXT_LAYER_1 = 11  # hidden state of the first text encoder: the last but one of 12 layers
@@ -135,21 +131,25 @@ class SDXL:
         tokens = text.token_count(self.max_token_length)
         return [text.token_chunks(captions, tokenizer, tokens) for tokenizer in self.tokenizers]
 
-    def tokenize_weighted(self, captions: list[str]) -> tuple[list[Tensor], list[Tensor]]:
-        tokens = text.token_count(self.max_token_length)
+    def tokenize_weighted(self, captions: list[str], tokens: int | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        tokens = tokens or text.token_count(self.max_token_length)
         ids, weights = zip(*(text.weighted_token_chunks(captions, tokenizer, tokens) for tokenizer in self.tokenizers), strict=True)
         return list(ids), list(weights)
 
     def encode_text(
-        self, text_encoders: list[nn.Module], input_ids: list[Tensor], token_weights: list[Tensor] | None = None
+        self,
+        text_encoders: list[nn.Module],
+        input_ids: list[Tensor],
+        token_weights: list[Tensor] | None = None,
+        restore_mean: bool = False,
     ) -> dict[str, Tensor]:
         """prompt_embeds: both encoders' states side by side. pooled_prompt_embeds: of the second encoder's first chunk."""
         chunks = input_ids[0].shape[1]
         weights = token_weights or (None, None)
         layers_1, _ = text.hidden_states(text_encoders[0], input_ids[0])
         layers_2, last = text.hidden_states(text_encoders[1], input_ids[1])
-        states_1 = text.weighted(text.joined(layers_1[TEXT_LAYER_1], chunks), weights[0])
-        states_2 = text.weighted(text.joined(layers_2[TEXT_LAYER_2], chunks), weights[1])
+        states_1 = text.weighted(text.joined(layers_1[TEXT_LAYER_1], chunks), weights[0], restore_mean)
+        states_2 = text.weighted(text.joined(layers_2[TEXT_LAYER_2], chunks), weights[1], restore_mean)
         pooled = text.pooled_states(text_encoders[1], last[::chunks], input_ids[1][:, 0], self.tokenizers[1].end_id)
         return {"prompt_embeds": torch.cat([states_1, states_2], dim=-1), "pooled_prompt_embeds": pooled}
 
@@ -168,22 +168,6 @@ class SDXL:
             "time_ids": torch.cat(size_ids, dim=1).to(noisy_latents.device, torch.float32),
         }
         return unet(noisy_latents, timesteps, encoder_hidden_states=text_states["prompt_embeds"], added_cond_kwargs=conditions).sample
-
-    def pipeline(self, models: Models, sampler: str = "ddim") -> "DiffusionPipeline":
-        with quiet_libraries():  # the import alone speaks of packages that it does not need
-            from diffusers import StableDiffusionXLPipeline
-        pipeline = StableDiffusionXLPipeline(
-            vae=models.vae,
-            text_encoder=models.text_encoders[0],
-            text_encoder_2=models.text_encoders[1],
-            tokenizer=self.tokenizers[0].hf_tokenizer,
-            tokenizer_2=self.tokenizers[1].hf_tokenizer,
-            unet=models.unet,
-            scheduler=plain_scheduler(),
-            add_watermarker=False,
-        )
-        pipeline.scheduler = make_sampler(sampler, self.prediction_type)
-        return pipeline
 
     # --- networks ---
 

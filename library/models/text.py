@@ -117,8 +117,15 @@ def joined(states: Tensor, chunks: int) -> Tensor:
     return torch.cat([states[:, 0, :1], inner, states[:, -1, -1:]], dim=1)
 
 
-def weighted(states: Tensor, token_weights: Tensor | None) -> Tensor:
-    """States (B, L, D) times the weights (B, L) of their tokens; the mean is not restored."""
+def weighted(states: Tensor, token_weights: Tensor | None, restore_mean: bool = False) -> Tensor:
+    """States (B, L, D) times the weights (B, L) of their tokens.
+
+    restore_mean: then times what gives each sample the mean it had before, as web UIs do when they draw pictures.
+    """
     if token_weights is None:
         return states
-    return states * token_weights.to(states.device, states.dtype).unsqueeze(-1)
+    result = states * token_weights.to(states.device, states.dtype).unsqueeze(-1)
+    if restore_mean:
+        before, after = (values.float().mean(dim=(1, 2), keepdim=True) for values in (states, result))
+        result = result * (before / after).to(states.dtype)
+    return result

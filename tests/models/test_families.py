@@ -65,27 +65,6 @@ def test_sdxl_is_told_height_before_width_and_crop_before_target(layouts):
     assert torch.equal(family.predict(unet, latents, timesteps, states, sizes), expected)
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
-def test_a_preview_pipeline_shares_the_models_and_draws(layouts, kind):
-    family = FAMILIES[kind]
-    models = family.load(str(layouts(kind).folder))
-    pipeline = family.pipeline(models, "euler")
-    assert pipeline.unet is models.unet and pipeline.vae is models.vae and pipeline.text_encoder is models.text_encoders[0]
-    assert type(pipeline.scheduler).__name__ == "EulerDiscreteScheduler"
-    pipeline.set_progress_bar_config(disable=True)
-    states = family.encode_text(models.text_encoders, family.tokenize(["a cat"]))
-    negative = {f"negative_{name}": value for name, value in states.items()}
-    image = pipeline(**states, **negative, height=64, width=64, num_inference_steps=2, output_type="np").images
-    assert image.shape == (1, 64, 64, 3)
-
-
-def test_the_ddim_pipeline_keeps_the_samplers_settings(layouts):
-    family = FAMILIES["sd1"]
-    pipeline = family.pipeline(family.load(str(layouts("sd1").folder)))
-    assert type(pipeline.scheduler) is diffusers.DDIMScheduler
-    assert pipeline.scheduler.config.clip_sample is True
-
-
 @pytest.mark.parametrize("name", [*SAMPLERS, "k_lms", "k_euler_a", "k_dpm_2_a"])
 def test_samplers_have_the_training_schedule(name):
     if name.endswith("lms"):
@@ -102,6 +81,15 @@ def test_samplers_have_the_training_schedule(name):
 def test_an_unknown_sampler_falls_back_to_ddim_with_a_warning(caplog):
     assert isinstance(make_sampler("nonsense", "epsilon"), diffusers.DDIMScheduler)
     assert "nonsense" in caplog.text
+
+
+def test_a_sampler_whose_package_is_missing_names_it_and_another_way(monkeypatch):
+    def missing(**settings):
+        raise ImportError("scipy")
+
+    monkeypatch.setattr(diffusers, "LMSDiscreteScheduler", missing)
+    with pytest.raises(ValueError, match="k_lms.*pip install scipy.*ddim"):
+        make_sampler("k_lms", "epsilon")
 
 
 @pytest.mark.parametrize("train_text_encoders", [True, False])

@@ -31,5 +31,5 @@ def test_weights_of(caption, fragments):
 
 
 def test_a_malformed_weight_names_itself_and_the_caption():
-    with pytest.raises(ValueError, match=r"--weighted_captions.*1\.2\.3.*a cat, \(x:1\.2\.3\)"):
+    with pytest.raises(ValueError, match=r"weight.*1\.2\.3.*a cat, \(x:1\.2\.3\)"):
         parse_weights("a cat, (x:1.2.3)")
