@@ -122,6 +122,9 @@ def _training(recorded: dict, made: dict, limits: Limits) -> Iterator[str]:
         if number in recorded_updates:
             expected = _with_max_norm(recorded, recorded_updates[number])
             yield from _update(expected, updates.get(number), max_norms.get(number), limits, in_limits)
+    yield from _exact_value("validation: timesteps", recorded.get("val_timesteps", []), made.get("val_timesteps", []))
+    losses = recorded.get("val_loss", []), made.get("val_loss", [])
+    yield from _near("validation: losses", *losses, relative=limits.late_loss if len(recorded["steps"]) > 10 else limits.early_loss)
     yield from _count("micro steps", recorded["steps"], made["steps"])
     yield from _exact_value("updates happen after the micro steps", list(recorded_updates), list(updates))
 

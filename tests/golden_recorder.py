@@ -44,7 +44,9 @@ class Recorder:
                 "total_optimization_steps": run.total_steps,
             },
         }
+        self.validation: list[dict] = []
         run.watchers.append(self._watch_step)
+        run.validation.watchers.append(lambda step: self.validation.append(step_facts(step)))
         run.update_watchers.append(self._watch_update)
         self._optimizer.register_step_post_hook(self._after_step)
         if hasattr(run.network, "apply_max_norm_regularization"):
@@ -94,6 +96,8 @@ class Recorder:
             "steps": self.steps,
             "optimizer_steps": self.updates,
             "max_norm_per_micro_step": self.max_norms,
+            "val_loss": [step["loss"] for step in self.validation],
+            "val_timesteps": [step["timesteps"] for step in self.validation],
             "files_saved": saved,
             "safetensors": {name: network_facts(out / name) for name in saved if name.endswith(".safetensors") and "/" not in name},
             "npz_written": [path.relative_to(data).as_posix() for path in arrays],

@@ -54,6 +54,15 @@ def test_losses_after_the_tenth_step_may_differ_more():
     assert [message.partition(":")[0] for message in found_after(change)] == ["step 10"]
 
 
+def test_a_differing_validation_is_told():
+    def change(made):
+        made["val_loss"][3] *= 1.001
+        made["val_timesteps"].pop()
+
+    timesteps, loss = found_after(change, "a_validation")
+    assert timesteps.startswith("validation: timesteps") and loss.startswith("validation: losses[3]: ours ")
+
+
 def test_not_a_number_is_a_difference():
     def change(made):
         made["optimizer_steps"][0]["net_l2"] = float("nan")
@@ -152,7 +161,10 @@ def fake_run() -> SimpleNamespace:
     )
     data = SimpleNamespace(datasets=[dataset], num_train_images=1, num_reg_images=0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    return SimpleNamespace(network=network, optimizer=optimizer, train_data=data, total_steps=1, watchers=[], update_watchers=[])
+    validation = SimpleNamespace(watchers=[])
+    return SimpleNamespace(
+        network=network, optimizer=optimizer, train_data=data, total_steps=1, watchers=[], update_watchers=[], validation=validation
+    )
 
 
 def one_step(run) -> None:

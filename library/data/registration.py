@@ -85,7 +85,7 @@ def register_images(
         if validation:
             subset = dataclasses.replace(subset, num_repeats=subset.num_repeats if part.as_trained(subset) else 1)
         if not images.paths:
-            if not validation and not images.problems:
+            if not validation and not images.problems and _share(settings, subset) < 1:
                 logger.warning("%s has no images: left out", _name(subset))
             continue
         regularisation += _register(registered, subset, images, strict_compat)

@@ -10,8 +10,9 @@ from library.data.dataset import ImageDataset
 from library.data.dataset_config import folder_config, metadata_config, plan_datasets, read_dataset_config
 from library.data.group import DatasetGroup
 from library.data.registration import register_images
-from library.data.subsets import DatasetSettings
+from library.data.subsets import DatasetSettings, ImageRecord
 from library.models.family import Family
+from library.training.held_out import holds_images_out, leave_out_trained, without_chance
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,8 @@ def build_datasets(args: Namespace, family: Family, seed: int) -> RunData:
     config, source = _config(args)
     settings = plan_datasets(config, _defaults(args), masked_loss=args.masked_loss, source=source)
     strict = args.strict_compat
-    train = _group(settings, seed, validation=False, strict=strict)
-    validation = None
-    if any(one.validation_split > 0 or any(subset.validation_split for subset in one.subsets) for one in settings):
-        validation = _group(settings, seed, validation=True, strict=strict)
+    train = DatasetGroup(_datasets(settings, seed, strict=strict))
+    validation = _validation_group(settings, seed, train, strict=strict) if holds_images_out(settings) else None
     dataset_seed = random.randint(0, 2**31)
     caching = args.cache_latents or args.cache_latents_to_disk
     for group in (train, validation):
@@ -89,12 +88,30 @@ def build_datasets(args: Namespace, family: Family, seed: int) -> RunData:
     return RunData(train, validation, dataset_seed, from_config=args.dataset_config is not None)
 
 
-def _group(settings: list[DatasetSettings], seed: int, *, validation: bool, strict: bool) -> DatasetGroup:
+def _validation_group(settings: list[DatasetSettings], seed: int, train: DatasetGroup, *, strict: bool) -> DatasetGroup | None:
+    """The held-out images; None, with a warning, if there is not a single one. strict_compat: they may be trained on too."""
+    trained = [record for dataset in train.datasets for record in dataset.records.values()]
+    datasets = _datasets(settings if strict else without_chance(settings), seed, strict=strict, trained=trained)
+    if not any(dataset.records for dataset in datasets):
+        logger.warning("--validation_split leaves no image to validate with: the share is too small, so nothing is validated")
+        return None
+    group = DatasetGroup(datasets)
+    logger.info("%d images are held out for validation", group.num_train_images)
+    return group
+
+
+def _datasets(
+    settings: list[DatasetSettings], seed: int, *, strict: bool, trained: list[ImageRecord] | None = None
+) -> list[ImageDataset]:
+    """trained: the images that are trained on, for the data sets of those that are held out; None for the former themselves."""
+    validation = trained is not None
     datasets = []
     for index, one in enumerate(settings):
         registered = register_images(one, validation=validation, strict_compat=strict, validation_seed_default=seed)
+        if validation and not strict:
+            leave_out_trained(registered, trained)
         datasets.append(ImageDataset(one, registered, index=index, strict_compat=strict))
-    return DatasetGroup(datasets)
+    return datasets
 
 
 def _config(args: Namespace) -> tuple[dict, str]:

@@ -4,7 +4,6 @@ Between the two a caller may set weights or random states, or append watchers th
 """
 
 import logging
-import random
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from library.training.plan import Plan
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saving_points import SavePoints
 from library.training.step import MicroStep, StepParts, StepSettings, training_loss
+from library.training.validation import Validation, build_validation
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Run:
     parts: StepParts
     step_settings: StepSettings
     saves: SavePoints
+    validation: Validation
     accelerator: Accelerator
     open_trackers: Callable[[], None]
     accumulation: int
@@ -91,6 +92,9 @@ def prepare(args: Namespace, family: Family) -> Run:
     metadata = run_metadata(
         args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator
     )
+    parts = settings.step_parts(args, family, models, network, accelerator)
+    step_settings = settings.step_settings(args)
+    held_out = settings.validation_loader(args, data, accelerator, loader)
     return Run(
         family=family,
         data=data,
@@ -99,16 +103,10 @@ def prepare(args: Namespace, family: Family) -> Run:
         optimization=optimizing,
         loader=loader,
         plan=plan,
-        parts=StepParts(
-            family=family,
-            models=models,
-            network=network,
-            objective=family.objective(args.zero_terminal_snr).to(accelerator.device),
-            autocast=accelerator.autocast,
-            python_random=random,
-        ),
-        step_settings=settings.step_settings(args),
+        parts=parts,
+        step_settings=step_settings,
         saves=settings.save_points(args, network, metadata, plan, accelerator),
+        validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
         accelerator=accelerator,
         open_trackers=lambda: trackers.start_trackers(accelerator, **settings.tracker_arguments(args)),
         accumulation=args.gradient_accumulation_steps,
@@ -144,15 +142,18 @@ def train(run: Run) -> None:
                 reporter.bar.update()
                 with run.optimization.evaluating():
                     run.saves.after_step(global_step, epoch)
+                    run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
             if global_step >= run.plan.total_steps:
                 break
-        reporter.end_epoch(epoch, global_step)
         with run.optimization.evaluating():
+            run.validation.after_epoch(reporter, epoch=epoch, global_step=global_step)
+            reporter.end_epoch(epoch, global_step)
             run.saves.after_epoch(epoch, global_step)
     reporter.close()
     run.accelerator.end_training()
     with run.optimization.evaluating():
         run.saves.at_end(global_step)
+    run.validation.tell_best(run.saves.saved)
 
 
 def limit_norms(run: Run, updating: bool) -> tuple[int, float, float] | None:

@@ -38,6 +38,8 @@ class SavePoints:
         self._num_epochs = num_epochs
         self._enabled = enabled
         self._step_save_epoch_offset = 1 if strict_compat else 0
+        self.saved: dict[int, Path] = {}
+        """Global step -> the newest file saved there, as long as it is kept."""
 
     def after_step(self, global_step: int, epoch: int) -> None:
         """epoch: the one that is going on, 1-based."""
@@ -72,6 +74,7 @@ class SavePoints:
         if self._enabled:
             logger.info("saving checkpoint: %s", path)
             self._write(path, epoch=epoch, global_step=global_step)
+            self.saved[global_step] = path
         return path
 
     def _remove(self, stem: str) -> None:
@@ -79,3 +82,4 @@ class SavePoints:
         if self._enabled and path.exists():
             logger.info("removing old checkpoint: %s", path)
             path.unlink()
+            self.saved = {step: kept for step, kept in self.saved.items() if kept != path}

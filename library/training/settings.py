@@ -1,5 +1,6 @@
 """Reads the namespace once: options become the named values the rest of the suite takes."""
 
+import random
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from torch import nn
 from library.data.loader import BatchLoader
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
+from library.models.family import Family, Models
 from library.training.accelerator import DTYPES, make_accelerator
 from library.training.adapter import NetworkSettings, network_arguments
 from library.training.datasets import RunData
 from library.training.plan import Plan, plan_training
 from library.training.run_metadata import RunMetadata
 from library.training.saving_points import SavePoints, SaveSettings
-from library.training.step import StepSettings
+from library.training.step import StepParts, StepSettings
 from library.training.trackers import logged_config
 
 SAVE_DTYPES = {None: None, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -84,6 +86,24 @@ def batch_loader(args: Namespace, data: RunData, accelerator: Accelerator) -> Ba
     )
 
 
+def validation_loader(args: Namespace, data: RunData, accelerator: Accelerator, training: BatchLoader) -> BatchLoader | None:
+    """The loader of the held-out images, always in the same order; None if there are none."""
+    if data.validation is None:
+        return None
+    return BatchLoader(
+        data.validation,
+        workers=args.max_data_loader_n_workers,
+        persistent_workers=bool(args.persistent_data_loader_workers),
+        shuffle=False,
+        strict_compat=args.strict_compat,
+        seed=data.dataset_seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+        counters=training.counters,
+    )
+
+
 def step_settings(args: Namespace) -> StepSettings:
     """What the step needs to know of the options."""
     noise = NoiseSettings(
@@ -115,6 +135,18 @@ def step_settings(args: Namespace) -> StepSettings:
         vae_batch_size=args.vae_batch_size,
         weight_dtype=DTYPES[args.mixed_precision],
         cast_text_states=args.full_fp16,
+    )
+
+
+def step_parts(args: Namespace, family: Family, models: Models, network: nn.Module, accelerator: Accelerator) -> StepParts:
+    """The models and callables of the step."""
+    return StepParts(
+        family=family,
+        models=models,
+        network=network,
+        objective=family.objective(args.zero_terminal_snr).to(accelerator.device),
+        autocast=accelerator.autocast,
+        python_random=random,
     )
 
 

@@ -48,6 +48,16 @@ class StepParts:
 
 
 @dataclass(frozen=True)
+class Noised:
+    """Latents and what was mixed into them, all (B, C, H/8, W/8); noise: what the target is made of. timesteps: (B,)."""
+
+    latents: Tensor
+    noise: Tensor
+    noisy_latents: Tensor
+    timesteps: Tensor
+
+
+@dataclass(frozen=True)
 class MicroStep:
     """What one forward pass used and gave. Tensors stay on the device, `loss` is a detached scalar per batch."""
 
@@ -72,22 +82,28 @@ def training_loss(batch: Batch, parts: StepParts, settings: StepSettings) -> tup
     latents, bad_latents = scaled_latents(batch, parts, settings)
     text_states = encode_captions(batch, parts, settings)
     noise, noisy, timesteps = noisy_latents(latents, parts.objective, settings.noise, parts.python_random)
+    losses = sample_losses(Noised(latents, noise, noisy, timesteps), text_states, batch, parts, settings)
+    loss = losses.mean()
+    return loss, MicroStep(batch, latents, noise, noisy, timesteps, loss.detach(), losses.detach(), bad_latents)
+
+
+def sample_losses(noised: Noised, text_states: dict[str, Tensor], batch: Batch, parts: StepParts, settings: StepSettings) -> Tensor:
+    """The weighted loss of each sample, (B,)."""
+    noisy, timesteps = noised.noisy_latents, noised.timesteps
     prediction = predict(noisy, timesteps, text_states, batch, parts, settings)
-    target = parts.objective.target(latents, noise, timesteps)
+    target = parts.objective.target(noised.latents, noised.noise, timesteps)
     if any(attributes.get("diff_output_preservation") for attributes in batch.custom_attributes):
         base_prediction = predict_without_network(noisy, timesteps, text_states, batch, parts, settings)
         target = preserved_target(target, base_prediction, batch)
     mask = latent_mask(
-        latents.shape[-2:],
+        noised.latents.shape[-2:],
         conditioning_images=batch.conditioning_images,
         alpha_masks=batch.alpha_masks,
         masked_loss=settings.losses.masked_loss,
     )
-    sample_losses = weighted_loss(
+    return weighted_loss(
         prediction.float(), target.float(), timesteps, parts.objective, settings.losses, sample_weights=batch.loss_weights, mask=mask
     )
-    loss = sample_losses.mean()
-    return loss, MicroStep(batch, latents, noise, noisy, timesteps, loss.detach(), sample_losses.detach(), bad_latents)
 
 
 def scaled_latents(batch: Batch, parts: StepParts, settings: StepSettings) -> tuple[Tensor, Tensor | None]:
