@@ -14,7 +14,7 @@ from torch import nn
 from library.data.group import DatasetGroup
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
-from library.training import adapter, base_models, optimization, settings, trackers
+from library.training import adapter, base_models, optimization, previews, settings, trackers
 from library.training.datasets import RunData, build_datasets
 from library.training.optimization import Optimization, Update
 from library.training.plan import Plan
@@ -40,6 +40,7 @@ class Run:
     parts: StepParts
     step_settings: StepSettings
     saves: SavePoints
+    previews: previews.Previews
     validation: Validation
     accelerator: Accelerator
     open_trackers: Callable[[], None]
@@ -71,6 +72,7 @@ def prepare(args: Namespace, family: Family) -> Run:
 
     Raises ValueError for what the user can mend; everything about the data is checked before a model is loaded.
     """
+    prompts = previews.read_prompts(args, family)
     session = Session.begin(args.seed)
     data = build_datasets(args, family, session.seed)
     accelerator = settings.accelerator(args)
@@ -106,6 +108,7 @@ def prepare(args: Namespace, family: Family) -> Run:
         parts=parts,
         step_settings=step_settings,
         saves=settings.save_points(args, network, metadata, plan, accelerator),
+        previews=previews.build_previews(args, prompts, family, models, network, accelerator),
         validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
         accelerator=accelerator,
         open_trackers=lambda: trackers.start_trackers(accelerator, **settings.tracker_arguments(args)),
@@ -120,6 +123,8 @@ def train(run: Run) -> None:
     run.open_trackers()
     reporter = trackers.Reporter(run.accelerator, total_steps=run.plan.total_steps)
     global_step = 0
+    with run.optimization.evaluating():
+        run.previews.at_start(global_step)
     for epoch in range(1, run.plan.num_epochs + 1):
         reporter.start_epoch(epoch, run.plan.num_epochs)
         run.optimization.hooks.epoch_start()
@@ -141,6 +146,7 @@ def train(run: Run) -> None:
             if updating:
                 reporter.bar.update()
                 with run.optimization.evaluating():
+                    run.previews.after_step(global_step, epoch)
                     run.saves.after_step(global_step, epoch)
                     run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
             if global_step >= run.plan.total_steps:
@@ -149,6 +155,7 @@ def train(run: Run) -> None:
             run.validation.after_epoch(reporter, epoch=epoch, global_step=global_step)
             reporter.end_epoch(epoch, global_step)
             run.saves.after_epoch(epoch, global_step)
+            run.previews.after_epoch(epoch, global_step)
     reporter.close()
     run.accelerator.end_training()
     with run.optimization.evaluating():
