@@ -20,7 +20,7 @@ def save_tensors(
     """Writes all tensors to `path`, whole or not at all; its ending picks the format.
 
     dtype: every tensor (alpha too) is stored in it; None keeps each as it is. Only .safetensors holds metadata; an empty one is left out.
-    Raises ValueError for another ending.
+    Raises ValueError for another ending, OSError where the disk is full or cannot be written.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -29,9 +29,15 @@ def save_tensors(
     tensors = storable(state_dict, dtype)
     with written_whole(path) as temporary:
         if ending == ".safetensors":
-            safetensors.torch.save_file(tensors, temporary, metadata=dict(metadata) if metadata else None)
+            try:
+                safetensors.torch.save_file(tensors, temporary, metadata=dict(metadata) if metadata else None)
+            except SafetensorError as fault:
+                raise OSError(str(fault)) from fault
         else:
-            torch.save(tensors, temporary)
+            try:
+                torch.save(tensors, temporary)
+            except RuntimeError as fault:  # its stream writer says so when the disk is full
+                raise OSError(str(fault)) from fault
 
 
 def storable(state_dict: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, Tensor]:

@@ -100,6 +100,12 @@ class NanGuard:
                 torch.cuda.current_stream().synchronize()
             self._react(pending)
 
+    def finish(self) -> None:
+        """To be called after the last update: tells what the whole run lost."""
+        self.settle()
+        if self.skipped:
+            logger.warning("updates of this run left out because of NaN or infinite values, see above: %d", self.skipped)
+
     def _react(self, verdict: _Verdict) -> bool:
         bad = verdict.flags.tolist()
         if not any(bad):

@@ -157,6 +157,7 @@ def train(run: Run) -> None:
             run.saves.after_epoch(epoch, global_step)
             run.previews.after_epoch(epoch, global_step)
     reporter.close()
+    run.optimization.guard.finish()
     run.accelerator.end_training()
     with run.optimization.evaluating():
         run.saves.at_end(global_step)

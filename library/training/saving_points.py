@@ -1,9 +1,12 @@
 """When a run saves its network, under which name, and which older file goes."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from library.saving import file_names
 
@@ -23,8 +26,12 @@ class SaveSettings:
     save_last_n_steps: int | None = None
 
 
+class NotSaved(ValueError):
+    """A file could not be written, or must not be. What was saved before is whole."""
+
+
 class SavePoints:
-    """Saves after steps, after epochs and at the end. `write(path, epoch=..., global_step=...)` writes one file.
+    """Saves after steps, after epochs and at the end. `write(path, epoch=..., global_step=...)` writes one file whole or not at all.
 
     enabled: false on all but the main process, where nothing is written. strict_compat: step saves name the epoch counted from 0,
     as the reference writes it.
@@ -46,8 +53,8 @@ class SavePoints:
         settings = self.settings
         if not file_names.step_save_due(global_step, settings.save_every_n_steps):
             return
-        self._save(file_names.step_name(settings.output_name, global_step), epoch - self._step_save_epoch_offset, global_step)
-        if settings.save_last_n_steps is not None:
+        saved = self._save(file_names.step_name(settings.output_name, global_step), epoch - self._step_save_epoch_offset, global_step)
+        if saved and settings.save_last_n_steps is not None:
             old = file_names.step_to_remove(global_step, settings.save_every_n_steps, settings.save_last_n_steps)
             if old is not None:
                 self._remove(file_names.step_name(settings.output_name, old))
@@ -57,29 +64,50 @@ class SavePoints:
         settings = self.settings
         if not file_names.epoch_save_due(epoch, settings.save_every_n_epochs, self._num_epochs):
             return
-        self._save(file_names.epoch_name(settings.output_name, epoch), epoch, global_step)
-        if settings.save_last_n_epochs is not None:
+        saved = self._save(file_names.epoch_name(settings.output_name, epoch), epoch, global_step)
+        if saved and settings.save_last_n_epochs is not None:
             old = file_names.epoch_to_remove(epoch, settings.save_every_n_epochs, settings.save_last_n_epochs)
             if old is not None:
                 self._remove(file_names.epoch_name(settings.output_name, old))
 
     def at_end(self, global_step: int) -> None:
-        """Saves the finished network and says where it is."""
-        path = self._save(file_names.final_name(self.settings.output_name), self._num_epochs, global_step)
+        """Saves the finished network and says where it is. Raises NotSaved if that cannot be done."""
+        path = self._path(file_names.final_name(self.settings.output_name))
         if self._enabled:
+            self._write_whole(path, self._num_epochs, global_step)
             logger.info("model saved: %s", path)
 
-    def _save(self, stem: str, epoch: int, global_step: int) -> Path:
-        path = self.settings.output_dir / (stem + self.settings.extension)
-        if self._enabled:
-            logger.info("saving checkpoint: %s", path)
+    def _path(self, stem: str) -> Path:
+        return self.settings.output_dir / (stem + self.settings.extension)
+
+    def _save(self, stem: str, epoch: int, global_step: int) -> bool:
+        """Whether there is such a file now. A save that fails in the middle of a run is told, and the run goes on."""
+        if not self._enabled:
+            return False
+        try:
+            self._write_whole(self._path(stem), epoch, global_step)
+        except NotSaved as fault:
+            logger.error("%s. Earlier files stay; training goes on", fault)
+            return False
+        return True
+
+    def _write_whole(self, path: Path, epoch: int, global_step: int) -> None:
+        logger.info("saving checkpoint: %s", path)
+        try:
             self._write(path, epoch=epoch, global_step=global_step)
-            self.saved[global_step] = path
-        return path
+        except (OSError, SafetensorError) as fault:
+            raise NotSaved(f"{path} could not be written: {fault}; {self._room()}") from fault
+        self.saved[global_step] = path
+
+    def _room(self) -> str:
+        free = shutil.disk_usage(self.settings.output_dir).free
+        sizes = [path.stat().st_size for path in self.saved.values() if path.exists()]
+        needed = f", one file needs {max(sizes) / 2**20:.1f} MiB" if sizes else ""
+        return f"{free / 2**20:.1f} MiB are free in --output_dir {self.settings.output_dir}{needed}"
 
     def _remove(self, stem: str) -> None:
-        path = self.settings.output_dir / (stem + self.settings.extension)
-        if self._enabled and path.exists():
+        path = self._path(stem)
+        if path.exists():
             logger.info("removing old checkpoint: %s", path)
             path.unlink()
             self.saved = {step: kept for step, kept in self.saved.items() if kept != path}

@@ -17,9 +17,10 @@ from library.models.family import Family, Models
 from library.training.accelerator import DTYPES, make_accelerator
 from library.training.adapter import NetworkSettings, network_arguments
 from library.training.datasets import RunData
+from library.training.guard import weights_are_finite
 from library.training.plan import Plan, plan_training
 from library.training.run_metadata import RunMetadata
-from library.training.saving_points import SavePoints, SaveSettings
+from library.training.saving_points import NotSaved, SavePoints, SaveSettings
 from library.training.step import StepParts, StepSettings
 from library.training.trackers import logged_config
 
@@ -164,6 +165,8 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
     dtype = SAVE_DTYPES[args.save_precision]
 
     def write(path: Path, *, epoch: int, global_step: int) -> None:
+        if not weights_are_finite(network):
+            raise NotSaved(f"{path} is not written: the weights hold NaN or infinite values")
         path.parent.mkdir(parents=True, exist_ok=True)
         network.save_weights(str(path), dtype, metadata.at_save(epoch=epoch, global_step=global_step))
 

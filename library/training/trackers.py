@@ -4,6 +4,7 @@ Values of a step are read from the device one step late, so the report never mak
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from library.training.loss_average import LossAverage
+from library.training.loss_spikes import LossSpikes
 from library.training.step import MicroStep
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,7 @@ class Reporter:
         self._pending: _Pending | None = None
         self.losses = LossAverage()
         self.bar = tqdm(range(total_steps), smoothing=0, disable=not accelerator.is_local_main_process, desc="steps")
+        self._spikes = LossSpikes()
         self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
@@ -149,6 +152,9 @@ class Reporter:
             return
         step, loss = pending.step, float(pending.step.loss)
         self.losses.add(epoch=step.epoch - 1, place=pending.place, loss=loss)
+        spike = self._spikes.height(loss) if math.isfinite(loss) else None
+        if spike is not None:
+            _tell_spike(step, loss, spike)
         if step.bad_latents is not None and bool(step.bad_latents):
             self.on_bad_latents(step)
         self.bar.set_postfix(avr_loss=self.losses.average, **pending.postfix)
@@ -179,6 +185,12 @@ def _number(value: Any) -> float:
     if isinstance(value, tuple):
         return float(value[0]) * float(value[1])
     return float(value) if isinstance(value, Tensor) else value
+
+
+def _tell_spike(step: MicroStep, loss: float, height: float) -> None:
+    names = ", ".join(str(key) for key in step.batch.image_keys)
+    place, timesteps = step.global_step + 1, step.timesteps.tolist()
+    logger.warning("step %d: the loss %.4g stands %.0f deviations out: %s, timesteps %s", place, loss, height, names, timesteps)
 
 
 def _tell_bad_latents(step: MicroStep) -> None:

@@ -1,6 +1,9 @@
+import errno
 from pathlib import Path
 
-from library.training.saving_points import SavePoints, SaveSettings
+import pytest
+
+from library.training.saving_points import NotSaved, SavePoints, SaveSettings
 
 
 def points(folder: Path, written: list, *, num_epochs=4, enabled=True, strict_compat=False, **settings) -> SavePoints:
@@ -48,3 +51,39 @@ def test_a_step_save_names_the_epoch_it_was_made_in(tmp_path):
 def test_other_processes_write_nothing(tmp_path):
     points(tmp_path, [], enabled=False).at_end(3)
     assert names(tmp_path) == []
+
+
+class FullDisk:
+    """Writes files until `full` is set, then raises what a full disk raises."""
+
+    def __init__(self):
+        self.full = False
+
+    def __call__(self, path, *, epoch, global_step):
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_text("network")
+
+
+def on_disk(folder: Path, disk: FullDisk, **settings) -> SavePoints:
+    return SavePoints(SaveSettings(output_dir=folder, output_name="lora", extension=".safetensors", **settings), disk, num_epochs=9)
+
+
+def test_a_save_that_fails_keeps_the_older_files_and_lets_the_run_go_on(tmp_path, caplog):
+    disk = FullDisk()
+    saves = on_disk(tmp_path, disk, save_every_n_epochs=1, save_last_n_epochs=1)
+    saves.after_epoch(1, 10)
+    disk.full = True
+    saves.after_epoch(2, 20)
+    assert names(tmp_path) == ["lora-000001.safetensors"]
+    assert "No space left" in caplog.text and "MiB are free" in caplog.text
+    disk.full = False
+    saves.after_epoch(3, 30)
+    assert "lora-000003.safetensors" in names(tmp_path)
+
+
+def test_the_last_save_that_fails_is_an_error(tmp_path):
+    disk = FullDisk()
+    disk.full = True
+    with pytest.raises(NotSaved, match="could not be written"):
+        on_disk(tmp_path, disk).at_end(20)
