@@ -16,6 +16,7 @@ from library.data.loader import BatchLoader
 from library.models.family import Family, Models
 from library.training import adapter, base_models, optimization, previews, settings, trackers
 from library.training.datasets import RunData, build_datasets
+from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
 from library.training.plan import Plan
 from library.training.run_metadata import ModelHashes, Session, run_metadata
@@ -179,4 +180,5 @@ def call(watchers: list[Callable], value: object) -> None:
 
 def train_network(args: Namespace, family: Family) -> None:
     """What the entry scripts call."""
-    train(prepare(args, family))
+    with memory_shortage_explained(args):
+        train(prepare(args, family))
