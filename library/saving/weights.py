@@ -1,8 +1,9 @@
 """Tensor files: networks and other state dicts as .safetensors, or as pickled .ckpt and .pt."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -67,7 +68,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except SafetensorError as fault:
             raise ValueError(f"{path} is not a whole .safetensors file ({fault}): copy or download it again") from fault
-    return _load_pickle(path)
+    return _load_table(path)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -84,9 +85,14 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} is not a whole .safetensors file ({fault}): copy or download it again") from fault
 
 
-def _load_pickle(path: Path) -> dict[str, Tensor]:
+def load_pickled(path: Path, safe_globals: Sequence = ()) -> Any:
+    """The content of a file of torch.save, tensors on the CPU. Nothing but tensors, plain values and `safe_globals` is unpickled.
+
+    Raises ValueError for a file that holds more, or that is cut short.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(safe_globals)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         raise ValueError(
             f"{path} holds more than tensors, or is damaged, and is not opened: a pickle can run any program. "
@@ -94,6 +100,10 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
         ) from fault
     except (RuntimeError, EOFError) as fault:
         raise ValueError(f"{path} is not a whole torch file ({fault}): copy or download it again") from fault
+
+
+def _load_table(path: Path) -> dict[str, Tensor]:
+    content = load_pickled(path)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

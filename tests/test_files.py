@@ -1,0 +1,51 @@
+"""A folder is there whole or not at all, whenever the program is killed."""
+
+import os
+
+import pytest
+
+from library.files import begin_folder, finish_folder, remove_folder
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_a_finished_folder_replaces_the_one_before(tmp_path):
+    for text in ("old", "new"):
+        (begin_folder(tmp_path / "state") / "file").write_text(text)
+        finish_folder(tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert (tmp_path / "state" / "file").read_text() == "new"
+
+
+def test_what_a_killed_run_left_is_not_taken_over(tmp_path):
+    (begin_folder(tmp_path / "state") / "half").write_text("")
+    (begin_folder(tmp_path / "state") / "file").write_text("")
+    finish_folder(tmp_path / "state")
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_kill_between_two_renames_loses_no_state(tmp_path, monkeypatch, moment):
+    for text in ("old", "new"):
+        (begin_folder(tmp_path / "state") / "file").write_text(text)
+        if text == "old":
+            finish_folder(tmp_path / "state")
+    renames, rename = [], os.replace
+
+    def killed(*paths):
+        renames.append(paths)
+        if len(renames) == moment:
+            raise Killed
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(Killed):
+        finish_folder(tmp_path / "state")
+    assert {path.read_text() for path in tmp_path.rglob("file")} == {"old", "new"}
+
+
+def test_to_remove_what_is_not_there_is_no_error(tmp_path):
+    remove_folder(tmp_path / "state")
+    assert not list(tmp_path.iterdir())
