@@ -23,6 +23,7 @@ SETTINGS_OF_GROUP = (
     "warmup_steps", "r", "weight_lr_power",
 )  # fmt: skip
 LOCAL_METADATA = {"ss_sd_model_name", "modelspec.implementation_version"}
+OF_THE_STEP = ("loss", "timesteps", "latents", "noise", "noisy")
 ROUNDING_ONLY = re.compile("time_emb_proj|emb_layers")
 ROUNDING_ONLY_FLOOR = 3e-3
 
@@ -111,7 +112,8 @@ def _training(recorded: dict, made: dict, limits: Limits) -> Iterator[str]:
     recorded_updates = {update["after_micro_step"]: update for update in recorded["optimizer_steps"]}
     max_norms = dict(enumerate(made["max_norm_per_micro_step"], 1))
     weighted = "--weighted_captions" in recorded["args"]  # then the recorded counts are of other ids than those trained on
-    for number, (theirs, ours) in enumerate(zip(recorded["steps"], made["steps"], strict=False), 1):
+    steps = with_their_batches(recorded["steps"], made.get("thrown_away", 0))
+    for number, (theirs, ours) in enumerate(zip(steps, made["steps"], strict=False), 1):
         in_limits = limits.steps_compared is None or number <= limits.steps_compared
         yield from _batch(f"step {number}", theirs, ours, limits)
         if "n_tokens" in theirs and not weighted:
@@ -129,9 +131,24 @@ def _training(recorded: dict, made: dict, limits: Limits) -> Iterator[str]:
     yield from _exact_value("updates happen after the micro steps", list(recorded_updates), list(updates))
 
 
+def with_their_batches(steps: list[dict], thrown_away: int) -> list[dict]:
+    """The recorded steps, each with the batch that it was made of.
+
+    Recordings note batches in the order in which the data set built them. Where a run skips into an epoch, the first is thrown away,
+    so step k has batch k + 1; what the last step had was not noted.
+    """
+    if not thrown_away:
+        return steps
+    batches = steps[thrown_away:] + [{}] * thrown_away
+    return [
+        {**batch, **{key: step[key] for key in OF_THE_STEP if key in step}} for step, batch in zip(steps, batches, strict=True)
+    ]
+
+
 def _batch(place: str, theirs: dict, ours: dict, limits: Limits) -> Iterator[str]:
     yield from _exact(place, theirs, ours, [key for key in EXACT_BATCH if key in theirs])
-    yield from _near(f"{place}: loss_weights", theirs["loss_weights"], ours["loss_weights"], relative=1e-6)
+    for key in ("loss_weights",) if "loss_weights" in theirs else ():
+        yield from _near(f"{place}: {key}", theirs[key], ours[key], relative=1e-6)
     for key in ("image_stat", "latent_stat", "alpha_mask_mean", "latents", "noise", "noisy"):
         if key in theirs:
             yield from _near(f"{place}: {key}", theirs[key], ours.get(key), relative=limits.statistics, floor=limits.statistics)

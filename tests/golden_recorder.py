@@ -75,7 +75,7 @@ class Recorder:
 
     def _watch_update(self, update) -> None:
         facts = {
-            "step": update.global_step,
+            "step": len(self.updates) + 1,
             "after_micro_step": len(self.steps),
             "lr": [float(rate) for rate in update.learning_rates],
             "net_l2": self._net_l2,
@@ -98,6 +98,7 @@ class Recorder:
             "max_norm_per_micro_step": self.max_norms,
             "val_loss": [step["loss"] for step in self.validation],
             "val_timesteps": [step["timesteps"] for step in self.validation],
+            "thrown_away": 1 if self.run.start.batches_done else 0,
             "files_saved": saved,
             "safetensors": {name: network_facts(out / name) for name in saved if name.endswith(".safetensors") and "/" not in name},
             "npz_written": [path.relative_to(data).as_posix() for path in arrays],

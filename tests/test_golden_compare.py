@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from library.data.batch import Batch
+from library.training.positions import Position
 from tests.golden_compare import differences, limits_for
 from tests.golden_recorder import Recorder, l2_norm, statistics
 from tests.golden_runs import table
@@ -161,10 +162,9 @@ def fake_run() -> SimpleNamespace:
     )
     data = SimpleNamespace(datasets=[dataset], num_train_images=1, num_reg_images=0)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    validation = SimpleNamespace(watchers=[])
-    return SimpleNamespace(
-        network=network, optimizer=optimizer, train_data=data, total_steps=1, watchers=[], update_watchers=[], validation=validation
-    )
+    run = SimpleNamespace(network=network, optimizer=optimizer, train_data=data, total_steps=1, watchers=[], update_watchers=[])
+    run.validation, run.start = SimpleNamespace(watchers=[]), Position()
+    return run
 
 
 def one_step(run) -> None:
