@@ -91,5 +91,9 @@ def _add_states(group) -> None:
         "--save_state_on_train_end", action="store_true", help="write that state once, at the end of training (default: off)"
     )
     group.add_argument(
-        "--resume", type=str, default=None, metavar="FOLDER", help="state folder of an earlier run to go on from (default: start anew)"
+        "--resume",
+        type=str,
+        default=None,
+        metavar="FOLDER",
+        help="state folder of an earlier run to go on from, exactly where it stood (default: start anew)",
     )

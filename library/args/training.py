@@ -63,7 +63,9 @@ def _add_length(group) -> None:
         help="optimizer steps taken as done; wins over --initial_epoch (default: 0, or where --resume left off)",
     )
     group.add_argument(
-        "--skip_until_initial_step", action="store_true", help="pass over the data of the steps taken as done (default: off)"
+        "--skip_until_initial_step",
+        action="store_true",
+        help="with --strict_compat, pass over the data of the steps taken as done; without it that is always so (default: off)",
     )
 
 

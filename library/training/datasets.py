@@ -64,9 +64,10 @@ class RunData:
     from_config: bool
 
 
-def build_datasets(args: Namespace, family: Family, seed: int) -> RunData:
+def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int | None = None) -> RunData:
     """Plans, lists and reads the data sets; every mistake in them is told before a model is loaded.
 
+    dataset_seed: that of the run which goes on here; None draws one.
     Raises ValueError if nothing is left to train on, or if the options and the data do not fit together.
     """
     config, source = _config(args)
@@ -74,7 +75,8 @@ def build_datasets(args: Namespace, family: Family, seed: int) -> RunData:
     strict = args.strict_compat
     train = DatasetGroup(_datasets(settings, seed, strict=strict))
     validation = _validation_group(settings, seed, train, strict=strict) if holds_images_out(settings) else None
-    dataset_seed = random.randint(0, 2**31)
+    drawn_seed = random.randint(0, 2**31)
+    dataset_seed = drawn_seed if dataset_seed is None else dataset_seed
     caching = args.cache_latents or args.cache_latents_to_disk
     for group in (train, validation):
         if group is not None:

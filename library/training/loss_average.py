@@ -1,5 +1,8 @@
 """The moving average behind `loss/average`: the mean over the last full epoch's worth of micro steps."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class LossAverage:
     """Losses by their place in the epoch: the first epoch appends, later ones replace what stood at the same place.
@@ -27,3 +30,14 @@ class LossAverage:
     def average(self) -> float:
         """0 before the first loss."""
         return self._total / len(self._losses) if self._losses else 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What `of` makes the same average from; plain numbers."""
+        return {"losses": list(self._losses), "total": self._total}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "LossAverage":
+        """The average that `state` was taken from."""
+        average = cls()
+        average._losses, average._total = list(state["losses"]), float(state["total"])
+        return average

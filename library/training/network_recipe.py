@@ -5,22 +5,27 @@ Between the two a caller may set weights or random states, or append watchers th
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from accelerate import Accelerator
 from torch import nn
 
+from library.data.batch import Batch
 from library.data.group import DatasetGroup
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
-from library.training import adapter, base_models, optimization, previews, settings, trackers
+from library.training import adapter, base_models, optimization, previews, resuming, settings, trackers
 from library.training.datasets import RunData, build_datasets
+from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
 from library.training.plan import Plan
+from library.training.positions import Position
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saving_points import SavePoints
+from library.training.state_points import StatePoints
+from library.training.state_writer import state_writer
 from library.training.step import MicroStep, StepParts, StepSettings, training_loss
 from library.training.validation import Validation, build_validation
 
@@ -29,7 +34,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """Everything a training run works with, as `prepare` leaves it. Watchers are called with each MicroStep and Update."""
+    """Everything a training run works with, as `prepare` leaves it. Watchers are called with each MicroStep and Update.
+
+    start, losses: where it begins, and what its loss average remembers from before.
+    """
 
     family: Family
     data: RunData
@@ -43,6 +51,9 @@ class Run:
     saves: SavePoints
     previews: previews.Previews
     validation: Validation
+    states: StatePoints
+    start: Position
+    losses: LossAverage
     accelerator: Accelerator
     open_trackers: Callable[[], None]
     accumulation: int
@@ -67,6 +78,12 @@ class Run:
     def lr_scheduler(self):
         return self.optimization.lr_scheduler
 
+    def batches(self, epoch: int, global_step: int) -> Iterator[tuple[int, Batch]]:
+        """The batches of an epoch with their places in it, from 0; of the first one only those that are not done yet."""
+        done = self.start.batches_done if epoch == self.start.epoch else 0
+        first_step = global_step if self.strict_compat else global_step - done // self.accumulation
+        return enumerate(self.loader.epoch(epoch, first_step=first_step, skip=done), done)
+
 
 def prepare(args: Namespace, family: Family) -> Run:
     """Builds data sets, models, caches, network, optimizer and schedule, in the order that keeps random numbers in step.
@@ -74,9 +91,12 @@ def prepare(args: Namespace, family: Family) -> Run:
     Raises ValueError for what the user can mend; everything about the data is checked before a model is loaded.
     """
     prompts = previews.read_prompts(args, family)
-    session = Session.begin(args.seed)
-    data = build_datasets(args, family, session.seed)
+    saved = resuming.saved_run(args, family.base_model_version)
+    session = Session.begin(resuming.seed_of(saved, args))
+    data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     accelerator = settings.accelerator(args)
+    plan = settings.plan(args, data, accelerator)
+    start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
     models = base_models.load_models(args, family, accelerator)
     base_models.cache_latents(data, args, family, models, accelerator)
@@ -86,7 +106,6 @@ def prepare(args: Namespace, family: Family) -> Run:
     base_models.place_models(args, family, models, accelerator, network_settings)
     built, groups = optimization.build(args, network)
     loader = settings.batch_loader(args, data, accelerator)
-    plan = settings.plan(args, data, accelerator)
     data.train.set_max_train_steps(plan.total_steps)
     hooks = adapter.Hooks(network, family.text_encoder_for_network(models), models.unet)
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
@@ -98,6 +117,8 @@ def prepare(args: Namespace, family: Family) -> Run:
     parts = settings.step_parts(args, family, models, network, accelerator)
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
+    write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator)
+    resuming.restore(saved, args, start, network, optimizing, accelerator)
     return Run(
         family=family,
         data=data,
@@ -111,6 +132,9 @@ def prepare(args: Namespace, family: Family) -> Run:
         saves=settings.save_points(args, network, metadata, plan, accelerator),
         previews=previews.build_previews(args, prompts, family, models, network, accelerator),
         validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
+        states=settings.state_points(args, plan, write_state, accelerator),
+        start=start,
+        losses=resuming.restored_losses(saved),
         accelerator=accelerator,
         open_trackers=lambda: trackers.start_trackers(accelerator, **settings.tracker_arguments(args)),
         accumulation=args.gradient_accumulation_steps,
@@ -122,14 +146,14 @@ def prepare(args: Namespace, family: Family) -> Run:
 def train(run: Run) -> None:
     """Runs all epochs and saves the finished network."""
     run.open_trackers()
-    reporter = trackers.Reporter(run.accelerator, total_steps=run.plan.total_steps)
-    global_step = 0
+    global_step = run.start.global_step
+    reporter = trackers.Reporter(run.accelerator, total_steps=run.plan.total_steps, steps_done=global_step, losses=run.losses)
     with run.optimization.evaluating():
         run.previews.at_start(global_step)
-    for epoch in range(1, run.plan.num_epochs + 1):
+    for epoch in range(run.start.epoch, run.plan.num_epochs + 1):
         reporter.start_epoch(epoch, run.plan.num_epochs)
         run.optimization.hooks.epoch_start()
-        for place, batch in enumerate(run.loader.epoch(epoch, first_step=global_step)):
+        for place, batch in run.batches(epoch, global_step):
             run.loader.note_step(global_step)
             run.optimization.hooks.step_start()
             loss, step = training_loss(batch.to(run.accelerator.device, non_blocking=True), run.parts, run.step_settings)
@@ -150,6 +174,8 @@ def train(run: Run) -> None:
                     run.previews.after_step(global_step, epoch)
                     run.saves.after_step(global_step, epoch)
                     run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
+                here = Position(epoch, place + 1, global_step)
+                run.states.after_step(here, reporter.settled_losses)
             if global_step >= run.plan.total_steps:
                 break
         with run.optimization.evaluating():
@@ -157,6 +183,8 @@ def train(run: Run) -> None:
             reporter.end_epoch(epoch, global_step)
             run.saves.after_epoch(epoch, global_step)
             run.previews.after_epoch(epoch, global_step)
+        run.states.after_epoch(here, reporter.settled_losses)
+    run.states.at_end(here, reporter.settled_losses)
     reporter.close()
     run.optimization.guard.finish()
     run.accelerator.end_training()

@@ -79,14 +79,21 @@ class Optimization:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Schedule-free optimizers show their averaged weights inside, the trained ones outside; others stay as they are."""
+        """Schedule-free optimizers show their averaged weights inside, the trained ones outside; others stay as they are.
+
+        The trained weights come back to the last bit, so looking at the averaged ones changes nothing in the run.
+        """
         if not self.built.schedule_free:
             yield
             return
+        weights = [parameter for group in self.built.optimizer.param_groups for parameter in group["params"]]
+        trained = [weight.detach().clone() for weight in weights]
         self.built.optimizer.eval()
         self.hooks.weights_changed()
         yield
         self.built.optimizer.train()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, trained)
         self.hooks.weights_changed()
 
 

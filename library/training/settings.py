@@ -2,6 +2,7 @@
 
 import random
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from library.training.guard import weights_are_finite
 from library.training.plan import Plan, plan_training
 from library.training.run_metadata import RunMetadata
 from library.training.saving_points import NotSaved, SavePoints, SaveSettings
+from library.training.state_points import StatePoints, StateSettings
 from library.training.step import StepParts, StepSettings
 from library.training.trackers import logged_config
 
@@ -151,9 +153,9 @@ def step_parts(args: Namespace, family: Family, models: Models, network: nn.Modu
     )
 
 
-def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator) -> SavePoints:
-    """Where and when the network is saved, and with which metadata."""
-    save_settings = SaveSettings(
+def save_settings(args: Namespace, plan: Plan) -> SaveSettings:
+    """Where and when the run saves."""
+    return SaveSettings(
         output_dir=Path(args.output_dir),
         output_name=args.output_name,
         extension=f".{args.save_model_as}",
@@ -162,6 +164,10 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
         save_last_n_epochs=args.save_last_n_epochs,
         save_last_n_steps=args.save_last_n_steps,
     )
+
+
+def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator) -> SavePoints:
+    """Where and when the network is saved, and with which metadata."""
     dtype = SAVE_DTYPES[args.save_precision]
 
     def write(path: Path, *, epoch: int, global_step: int) -> None:
@@ -171,8 +177,23 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
         network.save_weights(str(path), dtype, metadata.at_save(epoch=epoch, global_step=global_step))
 
     return SavePoints(
-        save_settings, write, num_epochs=plan.num_epochs, enabled=accelerator.is_main_process, strict_compat=args.strict_compat
+        save_settings(args, plan),
+        write,
+        num_epochs=plan.num_epochs,
+        enabled=accelerator.is_main_process,
+        strict_compat=args.strict_compat,
     )
+
+
+def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accelerator: Accelerator) -> StatePoints:
+    """When training states are saved; they follow the network's saves where they have no number of their own."""
+    states = StateSettings(
+        with_saves=args.save_state,
+        at_end=args.save_state_on_train_end,
+        last_n_epochs=args.save_last_n_epochs_state or args.save_last_n_epochs,
+        last_n_steps=args.save_last_n_steps_state or args.save_last_n_steps,
+    )
+    return StatePoints(save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process)
 
 
 def tracker_arguments(args: Namespace) -> dict[str, Any]:

@@ -122,11 +122,13 @@ class _Pending:
 class Reporter:
     """Keeps the record of one micro step until the next one is queued, then reads, averages, shows and logs it."""
 
-    def __init__(self, accelerator: Accelerator, *, total_steps: int):
+    def __init__(self, accelerator: Accelerator, *, total_steps: int, steps_done: int = 0, losses: LossAverage | None = None):
+        """steps_done, losses: of a run that goes on, how far it is and what its average remembers."""
         self._accelerator = accelerator
         self._pending: _Pending | None = None
-        self.losses = LossAverage()
-        self.bar = tqdm(range(total_steps), smoothing=0, disable=not accelerator.is_local_main_process, desc="steps")
+        self.losses = LossAverage() if losses is None else losses
+        disable = not accelerator.is_local_main_process
+        self.bar = tqdm(total=total_steps, initial=steps_done, smoothing=0, disable=disable, desc="steps")
         self._spikes = LossSpikes()
         self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
 
@@ -160,6 +162,11 @@ class Reporter:
         self.bar.set_postfix(avr_loss=self.losses.average, **pending.postfix)
         values = {"loss/current": loss, "loss/average": self.losses.average, **pending.values}
         self.log({name: _number(value) for name, value in values.items()}, pending.tracker_step, pending.tracker_step, step.epoch)
+
+    def settled_losses(self) -> LossAverage:
+        """The loss average with the last step in it."""
+        self.flush()
+        return self.losses
 
     def close(self) -> None:
         """Logs what is queued and ends the bar."""
