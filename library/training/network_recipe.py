@@ -27,6 +27,7 @@ from library.training.saving_points import SavePoints
 from library.training.state_points import StatePoints
 from library.training.state_writer import state_writer
 from library.training.step import MicroStep, StepParts, StepSettings, training_loss
+from library.training.stopping import Stopped, StopRequest
 from library.training.validation import Validation, build_validation
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Run:
     strict_compat: bool
     watchers: list[Callable[[MicroStep], None]] = field(default_factory=list)
     update_watchers: list[Callable[[Update], None]] = field(default_factory=list)
+    stop: StopRequest = field(default_factory=StopRequest)
 
     @property
     def total_steps(self) -> int:
@@ -176,6 +178,8 @@ def train(run: Run) -> None:
                     run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
                 here = Position(epoch, place + 1, global_step)
                 run.states.after_step(here, reporter.settled_losses)
+                if run.stop:
+                    leave(run, reporter, here)
             if global_step >= run.plan.total_steps:
                 break
         with run.optimization.evaluating():
@@ -191,6 +195,17 @@ def train(run: Run) -> None:
     with run.optimization.evaluating():
         run.saves.at_end(global_step)
     run.validation.tell_best(run.saves.saved)
+
+
+def leave(run: Run, reporter: trackers.Reporter, here: Position) -> None:
+    """Ends a run that was asked to stop: the state is saved already, the network is saved now, both with the step in their names."""
+    reporter.close()
+    with run.optimization.evaluating():
+        run.saves.at_stop(here.global_step, here.epoch)
+    run.accelerator.end_training()
+    if run.accelerator.is_main_process:
+        logger.warning("stopped after step %d of %d; go on with --resume %s", here.global_step, run.plan.total_steps, run.states.newest)
+    raise Stopped(run.stop)
 
 
 def limit_norms(run: Run, updating: bool) -> tuple[int, float, float] | None:
@@ -209,4 +224,9 @@ def call(watchers: list[Callable], value: object) -> None:
 def train_network(args: Namespace, family: Family) -> None:
     """What the entry scripts call."""
     with memory_shortage_explained(args):
-        train(prepare(args, family))
+        run = prepare(args, family)
+        if run.accelerator.num_processes > 1:  # signals reach processes at different steps
+            train(run)
+            return
+        with run.stop.listening(on_request=run.states.ask):
+            train(run)

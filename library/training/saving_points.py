@@ -77,6 +77,10 @@ class SavePoints:
             self._write_whole(path, self._num_epochs, global_step)
             logger.info("model saved: %s", path)
 
+    def at_stop(self, global_step: int, epoch: int) -> None:
+        """Saves the network of a run that ends early, with the step in its name. epoch: the one that is going on, 1-based."""
+        self._save(file_names.step_name(self.settings.output_name, global_step), epoch, global_step)
+
     def _path(self, stem: str) -> Path:
         return self.settings.output_dir / (stem + self.settings.extension)
 
