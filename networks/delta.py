@@ -1,19 +1,28 @@
-"""Adapters that build the whole weight change and apply it as the layer applies its weight: the ground of LoHa and LoKr.
-
-y = layer(x) + multiplier * scale * op(x, delta)
-"""
+"""What LoHa and LoKr share: their rank dropout, their options, and a network with rates by text encoder and by layer pattern."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks.arguments import boolean, read_network_args
-from networks.factory import DROPOUT_ARGS, LORAPLUS_ARGS, MakeModule, ModelTargets, assemble, like_file, loraplus_ratios
-from networks.layers import AdapterModule, match_dtype
+from networks.changes import Change
+from networks.factory import (
+    DORA_ARGS,
+    DROPOUT_ARGS,
+    LORAPLUS_ARGS,
+    MakeModule,
+    ModelTargets,
+    asked_axis,
+    assemble,
+    like_file,
+    loraplus_ratios,
+    stored_axis,
+)  # fmt: skip
+from networks.layers import AdapterModule
+from networks.max_norm import NormLimited
 from networks.network import AdapterNetwork, split_fast
 from networks.patterns import ByPattern, kept, pattern_list, values_by_pattern
 from networks.ranks import RankOf, RankRule, Ranks, ranks_of_file
@@ -25,42 +34,23 @@ NETWORK_ARGS = {
     "conv_dim": int, "conv_alpha": float, "use_tucker": boolean, "verbose": boolean,
     "exclude_patterns": pattern_list, "include_patterns": pattern_list,
     "network_reg_dims": values_by_pattern, "network_reg_lrs": values_by_pattern,
-    **DROPOUT_ARGS, **LORAPLUS_ARGS,
+    **DROPOUT_ARGS, **LORAPLUS_ARGS, **DORA_ARGS,
 }  # fmt: skip
 
 
 class DeltaModule(AdapterModule):
-    """An adapter whose subclass builds the weight change, unscaled."""
+    """An adapter whose rank dropout leaves out whole outputs, the same for all samples."""
 
-    def delta(self) -> Tensor:
-        """The weight change before scale and multiplier, as a matrix (out, rest) or in the weight's own shape."""
-        raise NotImplementedError
-
-    def delta_weight(self) -> Tensor:
-        return self.scale * self.delta().float().view(self.org_module.weight.shape)
-
-    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
-        layer = self.org_module
-        delta = self.delta().view(layer.weight.shape) * (self.multiplier * self.scale)
-        if self.dropout.rank and self.training:
-            delta = drop_rows(delta, self.dropout.rank)
-        return base + apply_weight(x, match_dtype(delta, x), layer).to(base.dtype)
+    def dropped(self, change: Change) -> Change:
+        p = self.dropout.rank
+        if not p or not self.training:
+            return change
+        weight = self.org_module.weight
+        keep = torch.rand(weight.shape[0], device=weight.device) > p
+        return change.scaled(outputs=keep.float() / (1 - p))
 
 
-def drop_rows(delta: Tensor, p: float) -> Tensor:
-    """Zeroes whole output rows with probability p, the same for all samples, and scales the rest by 1 / (1 - p)."""
-    keep = torch.rand(delta.shape[0], device=delta.device) > p
-    return delta * (keep.to(delta.dtype) / (1 - p)).view(-1, *[1] * (delta.dim() - 1))
-
-
-def apply_weight(x: Tensor, weight: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
-    """What the layer would do with this weight and no bias."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight)
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
-class DeltaNetwork(AdapterNetwork):
+class DeltaNetwork(NormLimited, AdapterNetwork):
     """A network with one rate per text encoder and rates by layer pattern."""
 
     def __init__(self, text_encoder_loras, unet_loras, *, rates: ByPattern | None = None, **options):
@@ -130,7 +120,7 @@ def new_network(
     exclude, include = options["exclude_patterns"], options["include_patterns"]
     chosen = ModelTargets(kept(targets.text_encoder, exclude, include), kept(targets.unet, exclude, include))
     rule = ranks_by_pattern(plain, options["network_reg_dims"], alpha)
-    return assemble(DeltaNetwork, make, chosen, rule, rule, options, multiplier, **network_options(options))
+    return assemble(DeltaNetwork, make, chosen, rule, rule, options, multiplier, asked_axis(options), **network_options(options))
 
 
 def network_like_file(
@@ -141,7 +131,8 @@ def network_like_file(
     targets = ModelTargets.of(text_encoder, unet, with_conv=True)
     weights = like_file(weights, targets, source)
     rule = ranks_of_file(weights, rank_of)
-    return assemble(DeltaNetwork, make_for(weights), targets, rule, rule, options, multiplier, **network_options(options)), weights
+    make, axis_of = make_for(weights), stored_axis(weights, options)
+    return assemble(DeltaNetwork, make, targets, rule, rule, options, multiplier, axis_of, **network_options(options)), weights
 
 
 def network_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from library.saving.weights import load_tensors
 from networks.arguments import read_network_args
+from networks.changes import LowRank
 from networks.factory import LORAPLUS_ARGS, ModelTargets, assemble, like_file, loraplus_ratios
-from networks.layers import AdapterModule, lora_conv, lora_linear
+from networks.layers import AdapterModule
+from networks.max_norm import NormLimited
 from networks.network import AdapterNetwork
 from networks.ranks import Ranks, rank_axis, ranks_of_file
 
@@ -46,12 +48,17 @@ class DyLoRAModule(AdapterModule):
         learning = self._slice() if self.training else range(self.rank)
         rows = [row if i in learning else row.detach() for i, row in enumerate(self.lora_A)]
         columns = [column if i in learning else column.detach() for i, column in enumerate(self.lora_B)]
-        down, up = self.kernels(torch.cat(rows), torch.cat(columns, dim=1))
         scale = self.multiplier * self.scale * math.sqrt(self.rank / learning.stop)
-        layer = self.org_module
-        if isinstance(layer, nn.Linear):
-            return lora_linear(x, base, down, up, scale, nn.Identity())
-        return lora_conv(x, base, down, up, scale, nn.Identity(), stride=layer.stride, padding=layer.padding)
+        return self._low_rank(rows, columns).add_to(base, x, self.org_module, scale)
+
+    def change(self) -> LowRank:
+        return self._low_rank(list(self.lora_A), list(self.lora_B))
+
+    def factor_shares(self) -> tuple[list[nn.Parameter], float]:
+        return [*self.lora_A, *self.lora_B], 0.5
+
+    def _low_rank(self, rows: list[Tensor], columns: list[Tensor]) -> LowRank:
+        return LowRank(torch.cat(rows).view(self.rank, *self.org_module.weight.shape[1:]), torch.cat(columns, dim=1))
 
     def kernels(self, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         """The matrices down (rank, inputs) and up (out, rank) in the layer's own kind of weight."""
@@ -67,12 +74,8 @@ class DyLoRAModule(AdapterModule):
             self.slice_start = chosen - chosen % self.unit
         return range(self.slice_start, self.slice_start + self.unit)
 
-    def delta_weight(self) -> Tensor:
-        product = torch.cat(list(self.lora_B), dim=1).float() @ torch.cat(list(self.lora_A)).float()
-        return self.scale * product.view(self.org_module.weight.shape)
 
-
-class DyLoRANetwork(AdapterNetwork):
+class DyLoRANetwork(NormLimited, AdapterNetwork):
     """All DyLoRA modules of a model."""
 
     def on_step_start(self, text_encoder, unet) -> None:

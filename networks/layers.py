@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from library.kernels.low_rank import conv_with_low_rank, linear_with_low_rank
+from networks.changes import Change, LowRank
+from networks.magnitude import decomposed_delta, decomposed_forward, first_magnitude, magnitude_ratio
 from networks.targets import Target
 
 
@@ -31,6 +33,7 @@ class AdapterModule(nn.Module):
     """The adapter of one layer: subclasses hold the weights and say what they add."""
 
     fast_parameters: tuple[str, ...] = ()  # parameters that LoRA+ gives the higher rate, by part of their name
+    magnitude_axis: str | None = None  # of DoRA; None: the weight is not decomposed
 
     def __init__(self, target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout):
         """alpha: None or 0 means `rank`, which makes the scale 1. A whole-number alpha is kept, and saved, as int64."""
@@ -63,7 +66,7 @@ class AdapterModule(nn.Module):
         x = cast_for_autocast(x)
         if not self.enabled or self._left_out():
             return self.base_forward(x)
-        return self.answer(x)
+        return self.answer(x) if self.magnitude_axis is None else self._decomposed_answer(x)
 
     def answer(self, x: Tensor) -> Tensor:
         """The layer's output with this adapter's part in it."""
@@ -71,11 +74,54 @@ class AdapterModule(nn.Module):
 
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         """base, the layer's own output for x, with this adapter's part added."""
+        return self.dropped(self.change()).add_to(base, x, self.org_module, self.multiplier * self.scale, self.activation_drop())
+
+    def change(self) -> Change:
+        """The weight change before scale and multiplier."""
         raise NotImplementedError
+
+    def dropped(self, change: Change) -> Change:
+        """The change as training meets it, with parts of it dropped by chance."""
+        return change
+
+    def activation_drop(self) -> Callable[[Tensor], Tensor] | None:
+        """What training does to the change's rank-sized activations."""
+        return None
 
     def delta_weight(self) -> Tensor:
         """What this adapter adds to the layer's weight at multiplier 1: fp32, in the weight's shape."""
-        raise NotImplementedError
+        weight, change = self.org_module.weight, self.change()
+        if self.magnitude_axis is not None:
+            weight = weight.to(self.dora_scale.device)
+            return decomposed_delta(weight, change, self._ratio(weight, change), self.magnitude_axis, self.scale)
+        return self.scale * change.dense().view(weight.shape)
+
+    def decompose(self, axis: str) -> None:
+        """Makes this a DoRA: `dora_scale` joins the parameters. Once, before `apply_to`."""
+        self.magnitude_axis = axis
+        squares, magnitude = first_magnitude(self.org_module.weight, axis)
+        self.register_buffer("weight_squares", squares, persistent=False)
+        self.dora_scale = nn.Parameter(magnitude)
+
+    def _ratio(self, weight: Tensor, change: Change) -> Tensor:
+        return magnitude_ratio(self.dora_scale, self.weight_squares, weight, change, self.scale, self.magnitude_axis)
+
+    def _decomposed_answer(self, x: Tensor) -> Tensor:
+        change = self.change()
+        with torch.autocast(x.device.type, enabled=False):
+            ratio = self._ratio(self.org_module.weight.detach(), change)
+        return decomposed_forward(
+            x, self.org_module, self.base_forward, self.dropped(change), ratio, self.magnitude_axis,
+            self.scale, self.multiplier, self.activation_drop(),
+        )  # fmt: skip
+
+    def _apply(self, fn, recurse=True) -> "AdapterModule":
+        """Casts and moves the module, but magnitudes stay fp32: in bf16 their rounding would outweigh what they learn."""
+        exact = [] if self.magnitude_axis is None else [self.dora_scale.data, self.weight_squares]
+        super()._apply(fn, recurse)
+        if exact:
+            self.dora_scale.data, self.weight_squares = (tensor.to(self.alpha.device) for tensor in exact)
+        return self
 
     @torch.no_grad()
     def merge(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> None:
@@ -90,6 +136,11 @@ class AdapterModule(nn.Module):
         """What the optimizer gets, with names."""
         return self.named_parameters()
 
+    def factor_shares(self) -> tuple[list[nn.Parameter], float]:
+        """The parameters whose product the change is, and the power of r each is to be multiplied by so that the change is by r."""
+        factors = [parameter for name, parameter in self.named_parameters() if name != "dora_scale"]
+        return factors, 1 / len(factors)
+
     def follow_alpha(self) -> None:
         """Takes the scale from the `alpha` buffer, after a file has filled it."""
         self.scale = float(self.alpha) / self.rank
@@ -98,8 +149,12 @@ class AdapterModule(nn.Module):
         """Whether the wrapped layer does nothing but its own product with a frozen weight, so that it can be fused with the adapter."""
         layer = self.org_module
         own_forward = getattr(self.base_forward, "__func__", None)
+        simple = isinstance(layer, nn.Linear) or (
+            layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        )
         return (
-            own_forward in (nn.Linear.forward, nn.Conv2d.forward)
+            simple
+            and own_forward in (nn.Linear.forward, nn.Conv2d.forward)
             and not layer.weight.requires_grad
             and not layer._forward_hooks
             and not layer._forward_pre_hooks
@@ -139,9 +194,12 @@ class LoRAModule(AdapterModule):
         """down (rank, inputs of one output) and up (out, rank) as matrices."""
         return self.lora_down.weight.flatten(1), self.lora_up.weight.flatten(1)
 
-    def delta_weight(self) -> Tensor:
-        down, up = (factor.float() for factor in self.factors())
-        return self.scale * (up @ down).view(self.org_module.weight.shape)
+    def change(self) -> LowRank:
+        return LowRank(self.lora_down.weight, self.lora_up.weight.flatten(1))
+
+    def activation_drop(self) -> Callable[[Tensor], Tensor]:
+        axis = -1 if isinstance(self.org_module, nn.Linear) else 1
+        return lambda hidden: self._drop(hidden, axis)
 
     def _drop_mask(self, shape: Sequence[int], rank_axis: int, like: Tensor) -> Tensor | None:
         """What `_drop` would multiply rank-sized activations of `shape` by, None if nothing is dropped."""
@@ -173,11 +231,6 @@ class LoRALinear(LoRAModule):
         mask = self._drop_mask((*x.shape[:-1], self.rank), -1, x)
         return linear_with_low_rank(x, layer.weight, layer.bias, down, up, self.multiplier * self.scale, mask)
 
-    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
-        return lora_linear(
-            x, base, self.lora_down.weight, self.lora_up.weight, self.multiplier * self.scale, lambda hidden: self._drop(hidden, -1)
-        )
-
 
 class LoRAConv(LoRAModule):
     """LoRA of a Conv2d: down (rank, in, kh, kw) moves over the picture as the layer does, up (out, rank, 1, 1) mixes channels."""
@@ -199,42 +252,11 @@ class LoRAConv(LoRAModule):
         places = {"stride": layer.stride, "padding": layer.padding}
         return conv_with_low_rank(x, layer.weight, layer.bias, down, up, self.multiplier * self.scale, mask, **places)
 
-    def base_is_plain(self) -> bool:
-        layer = self.org_module
-        simple = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        return simple and super().base_is_plain()
-
-    def adapt(self, x: Tensor, base: Tensor) -> Tensor:
-        down = self.lora_down
-        return lora_conv(
-            x, base, down.weight, self.lora_up.weight, self.multiplier * self.scale, lambda hidden: self._drop(hidden, 1),
-            stride=down.stride, padding=down.padding,
-        )  # fmt: skip
-
 
 def lora_module(target: Target, rank: int, alpha: float | None, multiplier: float, dropout: Dropout) -> LoRAModule:
     """The LoRA that fits the target's layer."""
     kind = LoRALinear if isinstance(target.layer, nn.Linear) else LoRAConv
     return kind(target, rank, alpha, multiplier, dropout)
-
-
-def lora_linear(x: Tensor, base: Tensor, down: Tensor, up: Tensor, scale: float, drop: Callable[[Tensor], Tensor]) -> Tensor:
-    """base + scale * drop(x downᵀ) upᵀ. x (..., in), base (..., out); down (rank, in), up (out, rank).
-
-    The scale goes on the rank-sized tensor and the sum into the product, so the big output is written once.
-    """
-    hidden = drop(F.linear(x, match_dtype(down, x))) * scale
-    hidden = match_dtype(hidden.flatten(0, -2), base)
-    return torch.addmm(base.flatten(0, -2), hidden, match_dtype(up, base).t()).view(base.shape)
-
-
-def lora_conv(
-    x: Tensor, base: Tensor, down: Tensor, up: Tensor, scale: float, drop: Callable[[Tensor], Tensor], *, stride, padding
-) -> Tensor:
-    """base + scale * up * drop(down * x), both convolutions. x (B, in, H, W); down (rank, in, kh, kw), up (out, rank, 1, 1)."""
-    hidden = drop(F.conv2d(x, match_dtype(down, x), stride=stride, padding=padding)) * scale
-    hidden = match_dtype(hidden, base)
-    return base + F.conv2d(hidden, match_dtype(up, base))
 
 
 def hidden_shape(x: Tensor, layer: nn.Conv2d, rank: int) -> tuple[int, ...]:
@@ -256,10 +278,3 @@ def cast_for_autocast(x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
-
-
-def match_dtype(tensor: Tensor, other: Tensor) -> Tensor:
-    """tensor in other's dtype, unless autocast is on and settles it."""
-    if tensor.dtype == other.dtype or torch.is_autocast_enabled(other.device.type):
-        return tensor
-    return tensor.to(other.dtype)

@@ -2,6 +2,8 @@
 
     delta = (w1_a w1_b) * (w2_a w2_b)
 
+Where rank² is small this is one product of that rank, and never built (networks/changes.py).
+
 Keys in the file, as LyCORIS reads them: `hada_w1_a`, `hada_w1_b`, `hada_w2_a`, `hada_w2_b`, with `use_tucker` and a kernel
 also `hada_t1`, `hada_t2`; `alpha`.
 """
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from library.saving.weights import load_tensors
+from networks.changes import Hadamard
 from networks.delta import DeltaModule, DeltaNetwork, network_like_file, new_network, read_options
 from networks.factory import with_dropout
 from networks.ranks import rank_axis
@@ -46,16 +49,19 @@ class LoHaModule(DeltaModule):
             self.hada_w2_a = nn.Parameter(torch.zeros(left))
             self.hada_w2_b = _normal((rank, rest), 1)
 
-    def delta(self) -> Tensor:
-        if not self.tucker:
-            return (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
-        first = tucker_product(self.hada_t1, self.hada_w1_a, self.hada_w1_b)
-        return first * tucker_product(self.hada_t2, self.hada_w2_a, self.hada_w2_b)
+    def answer(self, x: Tensor) -> Tensor:
+        """As one product with the layer where the change is of low rank, else the way of all adapters."""
+        change = self.dropped(self.change())
+        product = change.low_rank() if self.base_is_plain() else None
+        if product is None:
+            return change.add_to(self.base_forward(x), x, self.org_module, self.multiplier * self.scale)
+        return product.with_layer(x, self.org_module, self.multiplier * self.scale)
 
-
-def tucker_product(core: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(out, in, kh, kw) from core (r, r, kh, kw), left (r, out) and right (r, in)."""
-    return torch.einsum("ijhw,ip,jq->pqhw", core, left, right)
+    def change(self) -> Hadamard:
+        first, second = [self.hada_w1_a, self.hada_w1_b], [self.hada_w2_a, self.hada_w2_b]
+        if self.tucker:
+            first, second = [*first, self.hada_t1], [*second, self.hada_t2]
+        return Hadamard(tuple(first), tuple(second), tuple(self.org_module.weight.shape))
 
 
 def _normal(shape: tuple[int, ...], std: float) -> nn.Parameter:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from library.saving.weights import load_tensors
+from networks.changes import Kronecker, tucker_product
 from networks.delta import DeltaModule, DeltaNetwork, network_like_file, new_network, read_options
 from networks.factory import with_dropout
-from networks.loha import tucker_product
 from networks.targets import Target
 
 
@@ -58,8 +58,11 @@ class LoKrModule(DeltaModule):
             self.lokr_w2_a = _kaiming((out_k, rank))
             self.lokr_w2_b = nn.Parameter(torch.zeros(rank, in_n * math.prod(kernel)))
 
-    def delta(self) -> Tensor:
-        return kronecker(self.lokr_w1, self._w2()).view(self.org_module.weight.shape)
+    def change(self) -> Kronecker:
+        weight = self.org_module.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            w2 = self._w2()
+        return Kronecker(self.lokr_w1, w2.view(*w2.shape, *[1] * (weight.dim() - w2.dim())))
 
     def _w2(self) -> Tensor:
         if self.whole:
@@ -71,12 +74,6 @@ class LoKrModule(DeltaModule):
     def follow_alpha(self) -> None:
         """With w2 whole there is no rank to divide by, whatever alpha a file has."""
         self.scale = 1.0 if self.whole else float(self.alpha) / self.rank
-
-
-def kronecker(first: Tensor, second: Tensor) -> Tensor:
-    """first (l, m) and second (k, n, ...) -> (l k, m n, ...)."""
-    product = torch.einsum("lm,kn...->lkmn...", first, second)
-    return product.reshape(first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], *second.shape[2:])
 
 
 def _kaiming(shape: tuple[int, ...]) -> nn.Parameter:

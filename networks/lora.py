@@ -1,6 +1,6 @@
 """LoRA (arXiv:2106.09685) of Linear and, with conv_dim, of convolution layers: `--network_module networks.lora`.
 
-Keys in the file: `<module>.lora_down.weight`, `<module>.lora_up.weight`, `<module>.alpha`.
+Keys in the file: `<module>.lora_down.weight`, `<module>.lora_up.weight`, `<module>.alpha`; with dora_wd=True also `<module>.dora_scale`.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,21 @@ from torch import Tensor
 from library.saving.weights import load_tensors
 from networks.arguments import read_network_args
 from networks.block_weights import SD_LAYOUT, SDXL_LAYOUT, BlockLayout, block_list, block_rate_weights
-from networks.factory import DROPOUT_ARGS, LORAPLUS_ARGS, MakeModule, ModelTargets, assemble, like_file, loraplus_ratios, with_dropout
+from networks.factory import (
+    DORA_ARGS,
+    DROPOUT_ARGS,
+    LORAPLUS_ARGS,
+    MakeModule,
+    ModelTargets,
+    asked_axis,
+    assemble,
+    like_file,
+    loraplus_ratios,
+    stored_axis,
+    with_dropout,
+)  # fmt: skip
 from networks.layers import lora_module
-from networks.max_norm import NormReport, apply_max_norm
+from networks.max_norm import NormLimited
 from networks.network import AdapterNetwork
 from networks.ranks import BlockRanks, Ranks, rank_axis, ranks_of_file
 from networks.targets import is_sdxl
@@ -23,21 +35,14 @@ NETWORK_ARGS = {
     "conv_dim": int, "conv_alpha": float,
     "block_dims": str, "block_alphas": str, "conv_block_dims": str, "conv_block_alphas": str,
     "down_lr_weight": str, "mid_lr_weight": str, "up_lr_weight": str, "block_lr_zero_threshold": float,
-    **DROPOUT_ARGS, **LORAPLUS_ARGS,
+    **DROPOUT_ARGS, **LORAPLUS_ARGS, **DORA_ARGS,
 }  # fmt: skip
 
 RANK_OF = rank_axis("lora_down.weight", 0)
 
 
-class LoRANetwork(AdapterNetwork):
+class LoRANetwork(NormLimited, AdapterNetwork):
     """All LoRA modules of a model."""
-
-    def apply_max_norm_regularization(self, max_norm_value: float, device) -> NormReport:
-        """Bounds every module's |scale * up down| by `max_norm_value`; returns (modules scaled, mean norm, largest norm)."""
-        report = apply_max_norm(self.adapters, max_norm_value)
-        if report.keys_scaled:
-            self.weights_changed()
-        return report
 
 
 def create_network(
@@ -74,8 +79,9 @@ def new_network(
     with_conv = rule.conv_dims is not None if by_block else plain.conv_dim is not None
     targets = ModelTargets.of(text_encoder, unet, with_conv=with_conv)
     return assemble(
-        network_class, make, targets, plain, rule, options, multiplier, loraplus=loraplus_ratios(options), block_weights=weights
-    )
+        network_class, make, targets, plain, rule, options, multiplier, asked_axis(options),
+        loraplus=loraplus_ratios(options), block_weights=weights,
+    )  # fmt: skip
 
 
 def network_like_file(
@@ -88,8 +94,9 @@ def network_like_file(
     rule = ranks_of_file(weights, RANK_OF)
     rates = rate_weights(options, SDXL_LAYOUT if is_sdxl(unet) else SD_LAYOUT)
     network = assemble(
-        network_class, make, targets, rule, rule, options, multiplier, loraplus=loraplus_ratios(options), block_weights=rates
-    )
+        network_class, make, targets, rule, rule, options, multiplier, stored_axis(weights, options),
+        loraplus=loraplus_ratios(options), block_weights=rates,
+    )  # fmt: skip
     return network, weights
 
 

@@ -1,7 +1,8 @@
 """Max-norm regularisation (`--scale_weight_norms`): keeps the Frobenius norm of each module's weight change within a bound.
 
-The norm of a product comes from rank-sized matrices, |up down|² = sum((upᵀ up) * (down downᵀ)), so the weight change itself is
-never built. Modules of one shape share a batched product, and all norms reach the host in one read.
+The norm of a product comes from its factors, for LoRA |up down|² = sum((upᵀ up) * (down downᵀ)), so the weight change itself is
+not built (but for a LoHa). LoRA modules of one shape share a batched product, and all norms reach the host in one read. Of a DoRA the
+direction's change counts; its magnitude is left alone.
 """
 
 from collections import defaultdict
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from networks.layers import LoRAModule
+from networks.layers import AdapterModule, LoRAModule
 
 
 class NormReport(NamedTuple):
@@ -22,43 +23,60 @@ class NormReport(NamedTuple):
     maximum: float
 
 
+class NormLimited:
+    """Gives a network the method that --scale_weight_norms calls."""
+
+    def apply_max_norm_regularization(self, max_norm_value: float, device) -> NormReport:
+        """Bounds the norm of every module's weight change by `max_norm_value`; returns (modules scaled, mean norm, largest norm)."""
+        report = apply_max_norm(self.adapters, max_norm_value)
+        if report.keys_scaled:
+            self.weights_changed()
+        return report
+
+
 @torch.no_grad()
-def apply_max_norm(modules: Sequence[LoRAModule], max_norm: float) -> NormReport:
-    """Scales down and up of every module by the same factor wherever scale * |up down| exceeds `max_norm`, in place.
+def apply_max_norm(modules: Sequence[AdapterModule], max_norm: float) -> NormReport:
+    """Scales all factors of a module by the same number wherever the norm of its change exceeds `max_norm`, in place.
 
     The multiplier does not count. Norms within a rounding error of the bound are left alone.
     """
-    norms = lora_norms(modules)
-    shrunk, factors = [], []
+    norms = change_norms(modules)
+    shrunk, factors, count = [], [], 0
     for module, norm in zip(modules, norms, strict=True):
         if norm > max_norm * (1 + 1e-6):
-            shrunk += [module.lora_down.weight, module.lora_up.weight]
-            factors += [(max_norm / norm) ** 0.5] * 2
+            parameters, power = module.factor_shares()
+            shrunk += parameters
+            factors += [(max_norm / norm) ** power] * len(parameters)
+            count += 1
     if shrunk:
         torch._foreach_mul_(shrunk, factors)
     kept = [min(norm, max_norm) for norm in norms]
-    return NormReport(len(shrunk) // 2, sum(kept) / len(kept), max(kept)) if kept else NormReport(0, 0.0, 0.0)
+    return NormReport(count, sum(kept) / len(kept), max(kept)) if kept else NormReport(0, 0.0, 0.0)
 
 
 @torch.no_grad()
-def lora_norms(modules: Sequence[LoRAModule]) -> list[float]:
-    """Frobenius norm of scale * up down of each module."""
-    groups: dict[tuple, list[int]] = defaultdict(list)
-    factors = [module.factors() for module in modules]
-    for index, (down, up) in enumerate(factors):
-        groups[down.shape, up.shape, down.device].append(index)
-    if not groups:
+def change_norms(modules: Sequence[AdapterModule]) -> list[float]:
+    """Frobenius norm of scale * change of each module."""
+    if not modules:
         return []
-    home = factors[0][0].device
-    products = [product_norms(*_stacked([factors[index] for index in group])).to(home) for group in groups.values()]
-    norms = torch.cat(products).tolist()
-    order = [index for group in groups.values() for index in group]
-    scaled = {index: norm * abs(modules[index].scale) for index, norm in zip(order, norms, strict=True)}
-    return [scaled[index] for index in range(len(modules))]
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    norms: dict[int, Tensor] = {}
+    home = modules[0].alpha.device
+    for index, module in enumerate(modules):
+        if isinstance(module, LoRAModule):
+            down, up = module.factors()
+            groups[down.shape, up.shape, down.device].append(index)
+        else:
+            norms[index] = module.change().norm().double().to(home)
+    for group in groups.values():
+        found = product_norms(*_stacked([modules[index].factors() for index in group])).to(home)
+        norms.update(zip(group, found, strict=True))
+    values = torch.stack([norms[index] for index in range(len(modules))]).tolist()
+    return [value * abs(module.scale) for value, module in zip(values, modules, strict=True)]
 
 
 def product_norms(down: Tensor, up: Tensor) -> Tensor:
-    """|up down| of each pair in the batch, (n,). down (n, rank, in), up (n, out, rank), fp32."""
+    """|up down| of each pair in the batch, (n,), double. down (n, rank, in), up (n, out, rank), fp32."""
     gram_down = down @ down.mT
     gram_up = up.mT @ up
     return (gram_down.double() * gram_up.double()).sum((1, 2)).clamp(min=0).sqrt()

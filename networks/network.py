@@ -21,6 +21,8 @@ from networks.weight_files import LoadReport, check_same_family, fitted_shapes, 
 
 logger = logging.getLogger(__name__)
 
+EXACT_SUFFIX = ".dora_scale"  # rounding a magnitude to half precision changes the whole weight by more than training does
+
 
 @dataclass(frozen=True)
 class LoraPlus:
@@ -126,7 +128,8 @@ class AdapterNetwork(nn.Module):
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """From now on LoRA modules compute with copies of their weights in `dtype`, the dtype of autocast. Call on the final device."""
-        modules = [module for module in self.adapters if isinstance(module, LoRAModule) and module.lora_down.weight.dtype != dtype]
+        plain = [module for module in self.adapters if isinstance(module, LoRAModule) and module.magnitude_axis is None]
+        modules = [module for module in plain if module.lora_down.weight.dtype != dtype]
         self.shadow = Shadow(modules, dtype) if modules else None
 
     def weights_changed(self) -> None:
@@ -149,9 +152,14 @@ class AdapterNetwork(nn.Module):
     # --- files ------------------------------------------------------------------------------------------------------
 
     def save_weights(self, file: str | Path, dtype: torch.dtype | None, metadata: dict[str, str] | None) -> None:
-        """Writes all tensors, cast to `dtype` if given. Adds sshs_model_hash and sshs_legacy_hash to the caller's `metadata`."""
+        """Writes all tensors, cast to `dtype` if given, but DoRA's magnitudes as they are.
+
+        Adds sshs_model_hash and sshs_legacy_hash to the caller's `metadata`.
+        """
         metadata = {} if metadata is None else metadata
-        weights = storable(self.state_dict(), dtype)
+        state = self.state_dict()
+        exact = {name: tensor for name, tensor in state.items() if name.endswith(EXACT_SUFFIX)}
+        weights = {**storable(state, dtype), **storable(exact, None)}
         if Path(file).suffix == ".safetensors":
             metadata["sshs_model_hash"], metadata["sshs_legacy_hash"] = network_hashes(weights, metadata)
         save_tensors(file, weights, metadata)

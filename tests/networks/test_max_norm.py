@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from networks.layers import Dropout, lora_module
-from networks.max_norm import apply_max_norm, lora_norms
+from networks.max_norm import apply_max_norm, change_norms
 from networks.targets import Target
 
 
@@ -19,7 +19,7 @@ def modules():
 
 def test_norms_from_rank_sized_matrices_equal_those_of_the_whole_change(modules):
     expected = [module.delta_weight().norm().item() for module in modules]
-    assert lora_norms(modules) == pytest.approx(expected, rel=1e-6)
+    assert change_norms(modules) == pytest.approx(expected, rel=1e-6)
 
 
 def test_modules_above_the_bound_are_scaled_to_it_and_the_others_left(modules):
