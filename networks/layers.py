@@ -32,6 +32,7 @@ class Dropout:
 class AdapterModule(nn.Module):
     """The adapter of one layer: subclasses hold the weights and say what they add."""
 
+    kind = "LoRA"  # what its file is, whatever way it was trained
     fast_parameters: tuple[str, ...] = ()  # parameters that LoRA+ gives the higher rate, by part of their name
     magnitude_axis: str | None = None  # of DoRA; None: the weight is not decomposed
 

@@ -27,6 +27,7 @@ RANK_OF = rank_axis("hada_w1_b", 0)
 class LoHaModule(DeltaModule):
     """Factors of one layer; the second product starts at zero (in Tucker form the first)."""
 
+    kind = "LoHa"
     fast_parameters = ("hada_w2_a",)
 
     def __init__(self, target, rank, alpha, multiplier, dropout, *, use_tucker: bool = False):

@@ -36,6 +36,7 @@ def factorization(size: int, factor: int = -1) -> tuple[int, int]:
 class LoKrModule(DeltaModule):
     """Factors of one layer: w1 (out_l, in_m) always whole; w2 (out_k, in_n, kernel) whole or of low rank, starting at zero."""
 
+    kind = "LoKr"
     fast_parameters = ("lokr_w1",)
 
     def __init__(self, target, rank, alpha, multiplier, dropout, *, split: tuple[int, int], use_tucker: bool = False):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from library.saving.hashes import network_hashes
 from library.saving.weights import load_tensors, save_tensors, storable
 from networks.block_weights import block_index
+from networks.consumers import advice
 from networks.layers import AdapterModule, LoRAModule
 from networks.shadow import Shadow
 from networks.weight_files import LoadReport, check_same_family, fitted_shapes, modules_in, renamed
@@ -53,6 +54,7 @@ class AdapterNetwork(nn.Module):
         self.loraplus = loraplus or LoraPlus()
         self.block_weights = block_weights
         self.shadow: Shadow | None = None
+        self.advised = False
         self.register_load_state_dict_post_hook(lambda network, _: network.weights_changed())
         logger.info("%d text encoder modules, %d U-Net modules", len(text_encoder_loras), len(unet_loras))
 
@@ -156,6 +158,7 @@ class AdapterNetwork(nn.Module):
 
         Adds sshs_model_hash and sshs_legacy_hash to the caller's `metadata`.
         """
+        self._advise()
         metadata = {} if metadata is None else metadata
         state = self.state_dict()
         exact = {name: tensor for name, tensor in state.items() if name.endswith(EXACT_SUFFIX)}
@@ -163,6 +166,13 @@ class AdapterNetwork(nn.Module):
         if Path(file).suffix == ".safetensors":
             metadata["sshs_model_hash"], metadata["sshs_legacy_hash"] = network_hashes(weights, metadata)
         save_tensors(file, weights, metadata)
+
+    def _advise(self) -> None:
+        """Tells once which programs do not apply such a file as trained."""
+        line = advice((module.kind, module.magnitude_axis) for module in self.adapters)
+        if line and not self.advised:
+            logger.warning("%s", line)
+        self.advised = True
 
     def load_weights(self, file: str | Path) -> LoadReport:
         """Fills the network from a file, after `apply_to`; the scale follows the file's alpha.

@@ -31,6 +31,8 @@ EPSILON = 1e-8
 class OFTModule(AdapterModule):
     """The rotations of one layer; zero blocks turn nothing."""
 
+    kind = "OFT"
+
     def __init__(self, target, rank, alpha, multiplier, dropout):
         """rank: the number of blocks, which must divide the layer's outputs. Raises ValueError otherwise."""
         super().__init__(target, rank, alpha, multiplier, dropout)

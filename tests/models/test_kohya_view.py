@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -8,6 +10,7 @@ from library.models.kohya_view import models_view, registration_key, text_encode
 from tests.tiny_models import unet_config
 
 
+@cache
 def unet(kind: str) -> UNet2DConditionModel:
     with torch.device("meta"):
         return UNet2DConditionModel(**unet_config(kind))

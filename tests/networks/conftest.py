@@ -18,6 +18,10 @@ TINY_UNETS = {
         "transformer_layers_per_block": [1, 1, 2], "projection_class_embeddings_input_dim": 6 * 256 + 64,
     },
 }  # fmt: skip
+SMALLEST_UNET = {
+    "block_out_channels": [32, 32], "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 8,
+    "down_block_types": [CROSS, PLAIN], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}  # fmt: skip
 REAL_UNETS = {
     "sd1": SD_BLOCKS | {"block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": 768, "attention_head_dim": 8},
     "sd2": SD_BLOCKS | {
@@ -58,6 +62,12 @@ def tiny_models():
         return text_encoders(TINY_ENCODERS[kind]), UNet2DConditionModel(**TINY_UNETS[kind]).requires_grad_(False)
 
     return make
+
+
+def smallest_models():
+    """(text encoder, U-Net) of SD1's kind with one or two of everything an adapter can meet."""
+    torch.manual_seed(0)
+    return text_encoders([(32, 1)]), UNet2DConditionModel(**SMALLEST_UNET).requires_grad_(False)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from networks.changes import INPUT, OUTPUT
 from networks.layers import Dropout, lora_module
 from networks.magnitude import axis_of
 from networks.targets import Target
+from tests.networks.conftest import smallest_models
 from tests.networks.kinds import adapter, layer_and_input
 
 AXES = pytest.mark.parametrize("axis", [INPUT, OUTPUT])
@@ -93,9 +94,9 @@ def test_a_row_of_zeros_gives_finite_gradients(axis):
 
 
 @pytest.mark.parametrize("way", ["dora", "loha", "lokr"])
-def test_files_hold_exact_magnitudes_and_bring_the_network_back(tiny_models, tmp_path, way):
+def test_files_hold_exact_magnitudes_and_bring_the_network_back(tmp_path, way):
     make = importlib.import_module(f"networks.{way}")
-    text_encoder, unet = tiny_models("sd1")
+    text_encoder, unet = smallest_models()
     network = make.create_network(1.0, 4, 2.0, None, text_encoder, unet, conv_dim="2", **WAYS[way])
     network.apply_to(text_encoder, unet, True, True)
     for module in network.adapters:
@@ -105,25 +106,25 @@ def test_files_hold_exact_magnitudes_and_bring_the_network_back(tiny_models, tmp
     name = network.adapters[0].lora_name
     assert torch.equal(stored[f"{name}.dora_scale"], network.adapters[0].dora_scale)
     assert stored[f"{name}.alpha"].dtype == torch.float16
-    again, _ = make.create_network_from_weights(1.0, tmp_path / "x.safetensors", None, *tiny_models("sd1"))
+    again, _ = make.create_network_from_weights(1.0, tmp_path / "x.safetensors", None, *smallest_models())
     again.apply_to(None, None, True, True)
     report = again.load_weights(tmp_path / "x.safetensors")
     assert (report.missing_keys, report.unexpected_keys) == ([], [])
     assert {module.magnitude_axis for module in again.adapters} == {module.magnitude_axis for module in network.adapters}
 
 
-def test_networks_lora_reads_a_dora_file_as_what_it_is(tiny_models, tmp_path):
-    text_encoder, unet = tiny_models("sd1")
+def test_networks_lora_reads_a_dora_file_as_what_it_is(tmp_path):
+    text_encoder, unet = smallest_models()
     dora, lora = (importlib.import_module(f"networks.{name}") for name in ("dora", "lora"))
     network = dora.create_network(1.0, 4, 2.0, None, text_encoder, unet)
     network.apply_to(text_encoder, unet, True, True)
     network.save_weights(tmp_path / "x.safetensors", None, {})
-    again, _ = lora.create_network_from_weights(1.0, tmp_path / "x.safetensors", None, *tiny_models("sd1"))
+    again, _ = lora.create_network_from_weights(1.0, tmp_path / "x.safetensors", None, *smallest_models())
     assert {module.magnitude_axis for module in again.adapters} == {INPUT}
 
 
-def test_magnitudes_train_at_the_ordinary_rate_under_lora_plus(tiny_models):
-    text_encoder, unet = tiny_models("sd1")
+def test_magnitudes_train_at_the_ordinary_rate_under_lora_plus():
+    text_encoder, unet = smallest_models()
     network = importlib.import_module("networks.dora").create_network(1.0, 4, 2.0, None, text_encoder, unet, loraplus_lr_ratio="4")
     network.apply_to(text_encoder, unet, False, True)
     groups, names = network.prepare_optimizer_params(None, None, 1e-3)
@@ -131,12 +132,12 @@ def test_magnitudes_train_at_the_ordinary_rate_under_lora_plus(tiny_models):
     assert len(groups[0]["params"]) == 2 * len(groups[1]["params"])
 
 
-def test_networks_dora_cannot_be_told_not_to(tiny_models):
+def test_networks_dora_cannot_be_told_not_to():
     with pytest.raises(ValueError, match=r"dora_wd=False.*networks\.lora"):
-        importlib.import_module("networks.dora").create_network(1.0, 4, 2.0, None, *tiny_models("sd1"), dora_wd="False")
+        importlib.import_module("networks.dora").create_network(1.0, 4, 2.0, None, *smallest_models(), dora_wd="False")
 
 
-def test_an_axis_without_decomposition_costs_a_warning(tiny_models, caplog):
+def test_an_axis_without_decomposition_costs_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        importlib.import_module("networks.lora").create_network(1.0, 4, 2.0, None, *tiny_models("sd1"), wd_on_output="True")
+        importlib.import_module("networks.lora").create_network(1.0, 4, 2.0, None, *smallest_models(), wd_on_output="True")
     assert "wd_on_output" in caplog.text
