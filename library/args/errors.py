@@ -13,16 +13,16 @@ class BadArguments(ValueError):
 
 
 @contextmanager
-def mistakes_end_the_program() -> Iterator[None]:
+def mistakes_end_the_program(hint: str = "(--console_log_level DEBUG shows where this arose)") -> Iterator[None]:
     """Turns a ValueError from the body into `error: message` on stderr and exit status 1.
 
-    The traceback is shown only at --console_log_level DEBUG. Every other exception passes unchanged.
+    The traceback is shown only at --console_log_level DEBUG, which `hint` tells. Every other exception passes unchanged.
     """
     try:
         yield
     except ValueError as mistake:
         logger.debug("where the error below arose", exc_info=mistake)
         print(f"error: {mistake}", file=sys.stderr)
-        if not isinstance(mistake, BadArguments):
-            print("(--console_log_level DEBUG shows where this arose)", file=sys.stderr)
+        if hint and not isinstance(mistake, BadArguments):
+            print(hint, file=sys.stderr)
         sys.exit(1)

@@ -18,6 +18,7 @@ from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config,
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
+from library.models.spec_facts import sd_facts
 from library.models.swallow import layer_draws, text_encoder_draws
 from library.models.tokenizer import CLIP_L, OPENCLIP_H, ClipTokenizer, load_tokenizer
 from library.models.vae import VaeLoader
@@ -67,10 +68,7 @@ class SD:
         return DDPM.stable_diffusion(self.prediction_type, zero_terminal_snr)
 
     def modelspec_facts(self) -> ModelFacts:
-        architecture, side = "stable-diffusion-v1", 512
-        if self.v2:
-            architecture, side = ("stable-diffusion-v2-768-v", 768) if self.v_parameterization else ("stable-diffusion-v2-512", 512)
-        return ModelFacts(f"{architecture}/lora", "diffusers", self.prediction_type, (side, side))
+        return sd_facts(v2=self.v2, v_parameterization=self.v_parameterization)
 
     # --- loading ---
 

@@ -20,6 +20,7 @@ from library.models.kohya_view import models_view
 from library.models.ldm_keys import UNET_PREFIX
 from library.models.sdxl_keys import TEXT_ENCODER_1_PREFIX, TEXT_ENCODER_2_PREFIX
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
+from library.models.spec_facts import sdxl_facts
 from library.models.tokenizer import CLIP_L, OPENCLIP_BIGG, ClipTokenizer, load_tokenizer
 from library.models.vae import VaeLoader
 from library.saving.modelspec import ModelFacts
@@ -70,8 +71,7 @@ class SDXL:
         return DDPM.stable_diffusion(self.prediction_type, zero_terminal_snr)
 
     def modelspec_facts(self) -> ModelFacts:
-        implementation = "https://github.com/Stability-AI/generative-models"
-        return ModelFacts("stable-diffusion-xl-v1-base/lora", implementation, self.prediction_type, (1024, 1024))
+        return sdxl_facts(v_parameterization=self.v_parameterization)
 
     # --- loading ---
 
