@@ -10,7 +10,7 @@ from torch import Tensor
 
 from library.models.streams import open_stream
 from library.saving.streaming import LazyTensor
-from networks.files.names import kohya_module, looks_like_sdxl, split_key
+from networks.files.names import KOHYA_PREFIXES, kohya_module, looks_like_sdxl, split_key
 
 PEFT_METADATA = "lora_adapter_metadata"
 
@@ -40,6 +40,9 @@ class AdapterFile:
         if "lora_down.weight" in parts and "alpha" not in parts:
             rank = parts["lora_down.weight"].shape[0]
             parts["alpha"] = torch.tensor(float(rank if self.default_alpha is None else self.default_alpha))
+        is_peft = not self.names.get(module, module).startswith(KOHYA_PREFIXES)
+        if is_peft and "dora_scale" in parts and "lora_up.weight" in parts:  # (out,), of convolutions (1, out, 1, 1)
+            parts["dora_scale"] = parts["dora_scale"].reshape(-1, *[1] * (parts["lora_up.weight"].dim() - 1))
         return parts
 
     def ranks(self) -> dict[str, int]:
