@@ -69,7 +69,7 @@ def main() -> None:
         extract_file(
             args.model_org, args.model_tuned, args.save_to, dim=args.dim, conv_dim=args.conv_dim, clamp_quantile=args.clamp_quantile,
             min_diff=args.min_diff, load_precision=args.load_precision, save_precision=args.save_precision, device=args.device,
-            v_parameterization=bool(args.v_parameterization), wants_sdxl=args.sdxl, no_metadata=args.no_metadata,
+            v_parameterization=bool(args.v_parameterization), wants_v2=args.v2, wants_sdxl=args.sdxl, no_metadata=args.no_metadata,
         )  # fmt: skip
 
 

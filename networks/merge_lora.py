@@ -27,12 +27,13 @@ def setup_parser() -> ArgumentParser:
 def main() -> None:
     args = setup_parser().parse_args()
     setup_logging()
-    from library.models.kinds import SD1, SD2
+    from library.models.kinds import SD1, SDXL
     from networks.files.tasks import merge_factors, merge_into_model, merge_options
 
     with mistakes_end_the_program(hint=""):
         if args.sd_model:
-            merge_into_model(merge_options(vars(args)), args.sd_model, kinds=(SD1, SD2), other_program="networks/sdxl_merge_lora.py")
+            refused = {SDXL: "use networks/sdxl_merge_lora.py", **({SD1: "leave out --v2"} if args.v2 else {})}
+            merge_into_model(merge_options(vars(args)), args.sd_model, refused=refused)
         else:
             merge_factors(merge_options(vars(args)), concat=args.concat, shuffle=args.shuffle)
 

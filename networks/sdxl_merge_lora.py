@@ -26,12 +26,12 @@ def setup_parser() -> ArgumentParser:
 def main() -> None:
     args = setup_parser().parse_args()
     setup_logging()
-    from library.models.kinds import SDXL
+    from library.models.kinds import SD1, SD2
     from networks.files.tasks import merge_factors, merge_into_model, merge_options
 
     with mistakes_end_the_program(hint=""):
         if args.sd_model:
-            merge_into_model(merge_options(vars(args)), args.sd_model, kinds=(SDXL,), other_program="networks/merge_lora.py")
+            merge_into_model(merge_options(vars(args)), args.sd_model, refused=dict.fromkeys((SD1, SD2), "use networks/merge_lora.py"))
         else:
             merge_factors(merge_options(vars(args)), concat=args.concat, shuffle=args.shuffle)
 

@@ -104,14 +104,15 @@ def _resize_metadata(
 
 def extract_file(
     model_org: str, model_tuned: str, save_to: str, *, dim: int, conv_dim: int | None, clamp_quantile: float, min_diff: float,
-    load_precision: str | None, save_precision: str | None, device: str | None, v_parameterization: bool, wants_sdxl: bool,
-    no_metadata: bool,
+    load_precision: str | None, save_precision: str | None, device: str | None, v_parameterization: bool, wants_v2: bool,
+    wants_sdxl: bool, no_metadata: bool,
 ) -> None:  # fmt: skip
     """Raises ValueError if the models are of two kinds, or not of the kind that the options say."""
     original, tuned = open_model(model_org), open_model(model_tuned)
     kind = kind_of_model(original.tensors, original.path)
-    if wants_sdxl and kind != SDXL:
-        raise ValueError(f"--model_org {model_org} is {kind}: leave out --sdxl")
+    for option, wanted, own_kind in (("--sdxl", wants_sdxl, SDXL), ("--v2", wants_v2, SD2)):
+        if wanted and kind != own_kind:
+            raise ValueError(f"--model_org {model_org} is {kind}: leave out {option}")
     if not 0 < clamp_quantile <= 1:
         raise ValueError(f"--clamp_quantile must be above 0 and up to 1, got {clamp_quantile:g}")
     tensors, error = extracted(

@@ -57,13 +57,13 @@ def merge_options(given: Mapping[str, Any]) -> MergeOptions:
     return MergeOptions(**{field.name: given[field.name] for field in fields(MergeOptions)})
 
 
-def merge_into_model(options: MergeOptions, sd_model: str, *, kinds: Sequence[str], other_program: str, device: str | None = None) -> None:
-    """Writes the model with the adapters in it. Raises ValueError naming the other program if the model is none of `kinds`."""
+def merge_into_model(options: MergeOptions, sd_model: str, *, refused: Mapping[str, str], device: str | None = None) -> None:
+    """Writes the model with the adapters in it. refused: kinds of models that raise ValueError, and the way out to name."""
     sources = options.sources()
     model = open_model(sd_model)
     kind = kind_of_model(model.tensors, model.path)
-    if kind not in kinds:
-        raise ValueError(f"--sd_model {sd_model} is {kind}: use {other_program}")
+    if kind in refused:
+        raise ValueError(f"--sd_model {sd_model} is {kind}: {refused[kind]}")
     tensors = merged_model(
         model,
         [(source.file, product(source.ratio, source.block_weight)) for source in sources],
