@@ -25,7 +25,7 @@ def described(option) -> dict:
         "option_strings": list(option.option_strings),
         "dest": option.dest,
         "action": action,
-        "type": option.type.__name__ if action == "store" else None,
+        "type": option.type.__name__ if action == "store" and option.type else None,
         "nargs": option.nargs,
         "default": option.default,
         "const": option.const,

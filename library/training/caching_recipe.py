@@ -1,0 +1,28 @@
+"""Filling the caches of a training run without training."""
+
+import logging
+from argparse import Namespace
+
+from accelerate.utils import set_seed
+
+from library.models.family import Family
+from library.training import base_models, settings
+from library.training.datasets import build_datasets
+
+logger = logging.getLogger(__name__)
+
+
+def cache_latents_to_disk(args: Namespace, family: Family, *, trust_existing: bool) -> None:
+    """Writes the latents of every image of the run that `args` describe beside the images, where training finds them.
+
+    trust_existing: a file that is there is taken for good. Raises ValueError for data that cannot be cached.
+    """
+    args = Namespace(**vars(args) | {"cache_latents": True, "cache_latents_to_disk": True})
+    args.skip_cache_check = args.skip_cache_check or trust_existing
+    seed = 0 if args.seed is None else args.seed
+    set_seed(seed)
+    data = build_datasets(args, family, seed)
+    accelerator = settings.accelerator(args)
+    models = base_models.load_models(args, family, accelerator)
+    base_models.cache_latents(data, args, family, models, accelerator)
+    logger.info("latents of %d images are cached", sum(len(dataset.records) for dataset in data.train.datasets))
