@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from networks.changes import kronecker, tucker_product
 from networks.files.names import layer_shape
-from networks.loha import tucker_product
-from networks.lokr import kronecker
 from networks.oft import cayley_turn
 
 Parts = Mapping[str, Tensor]
