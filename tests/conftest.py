@@ -1,5 +1,7 @@
 """Fixtures shared by all tests: the tiny models, a folder for the whole session, one thread, no network."""
 
+import copy
+import functools
 import logging
 import os
 from pathlib import Path
@@ -62,3 +64,28 @@ def workshop(session_folder, request) -> Workshop:
 def tiny_models(session_folder):
     """Call it with "sd1", "sd2" or "sdxl": the folder of that tiny model, built when it is first asked for."""
     return Workshop(session_folder, GOLDEN).model
+
+
+@functools.cache
+def _loading_once(load):
+    """A family's `load` that reads each model once in a session and gives copies."""
+    once = functools.cache(load)
+    return lambda self, path, **options: copy.deepcopy(once(self, path, **options))
+
+
+@pytest.fixture(scope="module")
+def models_loaded_once():
+    """For modules with many short runs whose subject is not loading: models and tokenizers are read once."""
+    from library.models import sd, sdxl, tokenizer
+
+    load_tokenizer = _loading_tokenizers_once(tokenizer.load_tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        for module, family in ((sd, sd.SD), (sdxl, sdxl.SDXL)):
+            patch.setattr(module, "load_tokenizer", load_tokenizer)
+            patch.setattr(family, "load", _loading_once(family.load))
+        yield
+
+
+@functools.cache
+def _loading_tokenizers_once(load):
+    return functools.cache(load)

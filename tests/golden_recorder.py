@@ -71,7 +71,8 @@ class Recorder:
         self._net_l2 = l2_norm(self.run.network.parameters())
 
     def _watch_step(self, step) -> None:
-        self.steps.append({"micro_step": len(self.steps) + 1, **batch_facts(step.batch, self.run.train_data.datasets), **step_facts(step)})
+        facts = batch_facts(step.batch, self.run.train_data.datasets) | step_facts(step) | token_facts(step.batch, self.run.family)
+        self.steps.append({"micro_step": len(self.steps) + 1, **facts})
 
     def _watch_update(self, update) -> None:
         facts = {
@@ -165,10 +166,14 @@ def batch_facts(batch, datasets) -> dict:
         facts["latent_stat"] = [statistics(latents) for latents in batch.latents]
     if batch.alpha_masks is not None:
         facts["alpha_mask_mean"] = [mask.double().mean().item() for mask in batch.alpha_masks]
-    if batch.input_ids is not None:
-        facts["n_tokens"] = [(ids != END_OF_TEXT).flatten(1).sum(1).tolist() for ids in batch.input_ids]
-        facts["ids_shape"] = [list(ids.shape) for ids in batch.input_ids]
     return facts
+
+
+def token_facts(batch, family) -> dict:
+    """Counts and shapes of the ids, or of those that the captions have whose text states were cached."""
+    input_ids = family.tokenize(batch.captions) if batch.input_ids is None else batch.input_ids
+    counts = [(ids != END_OF_TEXT).flatten(1).sum(1).tolist() for ids in input_ids]
+    return {"n_tokens": counts, "ids_shape": [list(ids.shape) for ids in input_ids]}
 
 
 def step_facts(step) -> dict:

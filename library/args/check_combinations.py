@@ -37,6 +37,18 @@ def cache_problems(args: Namespace, script: str) -> Iterator[str]:
             yield f"--cache_latents fixes each image once, --{name} changes it at every step: leave one of them out"
 
 
+def caption_variant_problems(args: Namespace, script: str) -> Iterator[str]:
+    count = args.text_encoder_cache_variants
+    if count is None:
+        return
+    if count < 1:
+        yield f"--text_encoder_cache_variants {count}: give the number of variants of each caption, such as 8, or leave it out"
+    if not args.network_train_unet_only:
+        yield f"--text_encoder_cache_variants {count} cannot train the text encoder: add --network_train_unet_only, or leave it out"
+    if args.dataset_config is None and args.token_warmup_step:
+        yield f"--text_encoder_cache_variants {count} cannot follow --token_warmup_step {args.token_warmup_step}: leave one of them out"
+
+
 def bucket_problems(args: Namespace, script: str) -> Iterator[str]:
     step = BUCKET_STEPS[script]
     if args.enable_bucket and args.bucket_reso_steps % step:
@@ -64,9 +76,11 @@ def family_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def _cached_caption_problems(args: Namespace) -> Iterator[str]:
-    for name in ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_step"):
+    changing = ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "token_warmup_step")
+    for name in changing if args.text_encoder_cache_variants is None else ():
         if args.dataset_config is None and getattr(args, name):
-            yield f"--cache_text_encoder_outputs fixes each caption once, --{name} changes it at every step: leave one of them out"
+            way_out = "" if name == "token_warmup_step" else ", or add --text_encoder_cache_variants 8 to cache several of each"
+            yield f"--cache_text_encoder_outputs fixes each caption once, --{name} changes it at every step: leave one out{way_out}"
     if not args.network_train_unet_only:
         yield "--cache_text_encoder_outputs cannot train the text encoders: add --network_train_unet_only, or leave it out"
 

@@ -5,6 +5,7 @@ from argparse import Namespace
 from library.args.check_combinations import (
     bucket_problems,
     cache_problems,
+    caption_variant_problems,
     family_problems,
     network_part_problems,
     noise_problems,
@@ -43,6 +44,7 @@ CHECKS = (
     precision_problems,
     noise_problems,
     cache_problems,
+    caption_variant_problems,
     bucket_problems,
     network_part_problems,
     family_problems,

@@ -2,9 +2,11 @@
 
 from argparse import ArgumentParser
 
+TITLE = "new in this suite"
+
 
 def add_our_arguments(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("new in this suite")
+    group = parser.add_argument_group(TITLE)
     group.add_argument(
         "--strict_compat",
         action="store_true",
@@ -32,4 +34,12 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         default=5,
         metavar="N",
         help="bad updates in a row until --nan_guard acts (default: 5)",
+    )
+    group.add_argument(
+        "--text_encoder_cache_variants",
+        type=int,
+        default=None,
+        metavar="N",
+        help="encode N shuffled variants of each caption and the empty one before training, and train on one of them at random; "
+        "needs --network_train_unet_only, 8 is a fair number (default: captions that change are encoded at each step)",
     )

@@ -22,7 +22,7 @@ def process_caption(caption: str, subset: Subset, *, rng: Any, epoch: int, step:
         caption = f"{subset.caption_prefix} {caption}"
     if subset.caption_suffix:
         caption = f"{caption} {subset.caption_suffix}"
-    if _is_dropped(subset, rng, epoch):
+    if is_dropped(subset, rng, epoch):
         return ""
     caption = _with_choices(caption, rng) if subset.enable_wildcard else caption.split("\n", 1)[0]
     warmup_steps = _warmup_steps(subset.token_warmup_step, max_train_steps)
@@ -33,7 +33,8 @@ def process_caption(caption: str, subset: Subset, *, rng: Any, epoch: int, step:
     return caption
 
 
-def _is_dropped(subset: Subset, rng: Any, epoch: int) -> bool:
+def is_dropped(subset: Subset, rng: Any, epoch: int) -> bool:
+    """Whether the caption is left out this time; one draw if there is a rate."""
     if subset.caption_dropout_rate > 0 and rng.random() < subset.caption_dropout_rate:
         return True
     every = subset.caption_dropout_every_n_epochs

@@ -65,7 +65,7 @@ class DatasetGroup(Dataset):
     @property
     def has_cached_text_states(self) -> bool:
         records = [record for dataset in self.datasets for record in dataset.records.values()]
-        return all(record.text_states is not None or record.text_states_npz is not None for record in records)
+        return all(record.cached_text is not None for record in records)
 
     def check_bucket_steps(self, multiple: int) -> None:
         """Raises ValueError when the model needs bucket sizes in multiples of `multiple` pixels and a data set has others."""
@@ -81,10 +81,22 @@ class DatasetGroup(Dataset):
         """Why latents cannot be cached: one line for each subset and option that changes images at random."""
         return self._lines(("color_aug", "random_crop"), "changes the image each time: turn it off or do not cache latents")
 
-    def text_states_cacheable(self) -> list[str]:
-        """Why text encoder outputs cannot be cached: one line for each subset and option that changes captions at random."""
+    def text_states_cacheable(self, variants: bool = False) -> list[str]:
+        """Why text encoder outputs cannot be cached: one line for each subset and option that changes captions at random.
+
+        variants: several variants of each caption are cached, then only what follows the global step is in the way.
+        """
+        if variants:
+            reason = "changes the caption with the step: turn it off or do not cache text encoder outputs"
+            return self._lines(("token_warmup_step",), reason)
         options = ("caption_dropout_rate", "shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")
-        return self._lines(options, "changes the caption each time: turn it off or do not cache text encoder outputs")
+        advice = "turn it off, do not cache text encoder outputs, or cache several of each with --text_encoder_cache_variants"
+        return self._lines(options, f"changes the caption each time: {advice}")
+
+    @property
+    def captions_are_static(self) -> bool:
+        """Whether each image has the same caption whenever it is used."""
+        return not self.text_states_cacheable() and not self._lines(("enable_wildcard", "caption_dropout_every_n_epochs"), "")
 
     def _lines(self, options: tuple[str, ...], reason: str) -> list[str]:
         lines = []

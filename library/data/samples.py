@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 from library.data.augment import augment_color, draw_flip, flip_image
 from library.data.batch import Batch
 from library.data.buckets import Size
-from library.data.captions import process_caption
+from library.data.captions import is_dropped, process_caption
 from library.data.framing import Framing, centered, frame_in_bucket, frame_unscaled, reference_crop_box, reference_crop_top_left
 from library.data.images import alpha_tensor, load_image, resize_image, to_tensor
 from library.data.latent_files import LATENT_STRIDE, CachedLatents, read_latents
-from library.data.subsets import DatasetSettings, ImageRecord
+from library.data.subsets import CachedText, DatasetSettings, ImageRecord, Subset
 from library.data.text_files import read_text_states
 
 Tokenize = Callable[[list[str]], tuple[list[Tensor], list[Tensor] | None]]
@@ -140,13 +141,10 @@ def _conditioning(record: ImageRecord, settings: DatasetSettings, framing: Frami
 
 
 def _add_text(sample: Sample, moment: Moment, strict_compat: bool) -> None:
-    """The caption to train on, or with cached text states these and the caption as it stands in its file."""
+    """The caption to train on, and its states if they are cached."""
     record = sample.record
-    sample.caption = record.caption
-    if record.text_states is not None:
-        sample.text_states = record.text_states
-    elif record.text_states_npz is not None:
-        sample.text_states = read_text_states(record.text_states_npz)
+    if record.cached_text is not None:
+        sample.caption, sample.text_states = _cached_caption(record.cached_text, record.subset, moment)
     else:
         untold = strict_compat and record.conditioning_path is not None  # sd-scripts does not tell these data sets the time
         sample.caption = process_caption(
@@ -157,6 +155,15 @@ def _add_text(sample: Sample, moment: Moment, strict_compat: bool) -> None:
             step=0 if untold else moment.step,
             max_train_steps=0 if untold else moment.max_train_steps,
         )
+
+
+def _cached_caption(cached: CachedText, subset: Subset, moment: Moment) -> tuple[str, dict[str, Tensor]]:
+    """A cached caption and its states. Draws: caption drop-out, then which of several variants."""
+    if cached.empty is not None and is_dropped(subset, moment.rng, moment.epoch):
+        return "", cached.empty
+    number = moment.rng.randrange(len(cached.captions)) if len(cached.captions) > 1 else 0
+    states = cached.states[number]
+    return cached.captions[number], read_text_states(states) if isinstance(states, Path) else states
 
 
 def _size(image: np.ndarray) -> Size:

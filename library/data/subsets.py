@@ -69,6 +69,19 @@ class DatasetSettings:
 
 
 @dataclass(slots=True)
+class CachedText:
+    """Captions of one image that were encoded before training.
+
+    captions: one, or several variants of it, as trained. states: of each its text states, or the file that holds them.
+    empty: the states of the empty caption, None where captions are never dropped.
+    """
+
+    captions: tuple[str, ...]
+    states: "list[dict[str, Tensor] | Path | None]"
+    empty: dict[str, Tensor] | None = None
+
+
+@dataclass(slots=True)
 class ImageRecord:
     """One image of a data set. Sizes are (width, height) in pixels."""
 
@@ -88,5 +101,4 @@ class ImageRecord:
     latents_flipped: Tensor | None = None
     alpha_mask: Tensor | None = None
     latents_npz: Path | None = None
-    text_states: dict[str, Tensor] | None = None
-    text_states_npz: Path | None = None
+    cached_text: CachedText | None = None

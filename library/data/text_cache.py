@@ -1,10 +1,7 @@
-"""Caching text encoder outputs: every caption through the text encoders once, into memory or into files beside the images.
-
-What is encoded is the caption as it stands in its file: options that change captions while training have no effect on it.
-"""
+"""Caching text encoder outputs: every caption through the text encoders once, into memory or into files beside the images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,23 +9,43 @@ from torch import Tensor
 from tqdm import tqdm
 
 from library.data.cache_report import log_stale
+from library.data.caption_variants import caption_variants, drops_captions
 from library.data.group import DatasetGroup, subset_name
-from library.data.subsets import ImageRecord
+from library.data.subsets import CachedText, ImageRecord
 from library.data.text_files import TextSource, text_states_path, why_text_stale, write_text_states
 from library.data.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
-WITHOUT_EFFECT = ("caption_prefix", "caption_suffix", "caption_dropout_every_n_epochs", "enable_wildcard", "secondary_separator")
+Encode = Callable[[list[str]], dict[str, Tensor]]
+IDLE_AS_STORED = ("caption_prefix", "caption_suffix", "caption_dropout_every_n_epochs", "enable_wildcard", "secondary_separator")
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """How cache files are made. suffix: the family's ending. first_width: width of the first text encoder's states.
+
+    token_length: 77 or --max_token_length + 2. encoders_id: a name for the text encoders, such as their hash.
+    skip_check: files that exist are taken unread. Process `rank` of `world` makes every world-th file.
+    """
+
+    suffix: str
+    first_width: int
+    token_length: int
+    encoders_id: str = ""
+    skip_check: bool = False
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass
 class _Job:
-    """One caption to encode. `path` None keeps its states in memory."""
+    """Variant `number` of a record's caption, to be kept in the file `path`."""
 
     record: ImageRecord
+    number: int
     source: TextSource
-    path: Path | None = None
+    path: Path
 
 
 @dataclass
@@ -37,57 +54,85 @@ class _Names:
 
     owners: dict[Path, str] = field(default_factory=dict)
 
-    def path(self, record: ImageRecord, suffix: str) -> Path:
+    def path(self, image: Path, suffix: str, caption: str, variant: str) -> Path:
         """sd-scripts' name; qualified if an image of the same stem with another caption has taken that."""
-        for qualifier in ("", record.path.suffix):
-            path = text_states_path(record.path, suffix, qualifier)
-            if self.owners.setdefault(path, record.caption) == record.caption:
+        for qualifier in ("", image.suffix):
+            path = text_states_path(image, suffix, qualifier + variant)
+            if self.owners.setdefault(path, caption) == caption:
                 return path
-        raise ValueError(
-            f"{record.path} is used with two captions, but {path} can hold one: leave out --cache_text_encoder_outputs_to_disk"
-        )
+        raise ValueError(f"{image} is used with two captions, but {path} can hold one: leave out --cache_text_encoder_outputs_to_disk")
 
 
 def cache_text_states(
     group: DatasetGroup,
-    encode: Callable[[list[str]], dict[str, Tensor]],
+    encode: Encode,
     *,
-    to_disk: bool,
-    suffix: str,
-    first_width: int,
-    token_length: int,
-    skip_check: bool = False,
-    rank: int = 0,
-    world: int = 1,
-    encoders_id: str = "",
+    files: TextFiles | None = None,
+    variants: int | None = None,
+    as_stored: bool = False,
+    show_progress: bool = True,
 ) -> None:
-    """Gives every record its text states, or with `to_disk` the path of its cache file.
+    """Gives every record its `cached_text`, with states in memory or in `files`; wait for other processes before training.
 
-    encode: captions -> prompt_embeds (B, L, D1 + D2) and pooled_prompt_embeds (B, D2), on the CPU. first_width: D1.
-    token_length: 77 or --max_token_length + 2. encoders_id: a name for the text encoders, such as their hash.
-    With `to_disk` this process makes every world-th file: wait for the others before training.
+    encode: captions -> states with a first axis B, on the CPU. Images with the same caption share its states in memory.
+    variants: how many variants of each caption are kept; None: the caption without random changes.
+    as_stored: the text as it stands in its file, as sd-scripts does it, so that prefixes and suffixes have no effect.
     """
-    _warn_of_options_without_effect(group)
+    _warn_of_options_without_effect(group, variants, as_stored)
+    in_memory: dict[str, dict[str, Tensor]] = {}
     names = _Names()
     for dataset in group.datasets:
-        records = dataset.records.values()
-        jobs = [_Job(record, TextSource(record.caption, token_length, encoders_id)) for record in records]
-        if to_disk:
-            jobs = _files_to_make(jobs, names, suffix, skip_check, rank, world)
-        if jobs:
-            _encode_all(jobs, encode, dataset.settings.batch_size, first_width, show_progress=rank == 0)
+        records = list(dataset.records.values())
+        for record in records:
+            captions = caption_variants(record, variants, as_stored=as_stored)
+            record.cached_text = CachedText(captions, [None] * len(captions))
+        if files is None:
+            _keep_in_memory(records, in_memory, encode, dataset.settings.batch_size, show_progress)
+        else:
+            jobs = _files_to_make(records, names, files, numbered=variants is not None)
+            _write_files(jobs, encode, dataset.settings.batch_size, files.first_width, show_progress)
+        if not as_stored:
+            _keep_empty(records, in_memory, encode)
 
 
-def _files_to_make(jobs: list[_Job], names: _Names, suffix: str, skip_check: bool, rank: int, world: int) -> list[_Job]:
-    """Gives each record the path of its file; returns those of this process whose file is missing or stale, and logs why."""
-    for job in jobs:
-        job.path = job.record.text_states_npz = names.path(job.record, suffix)
-    own = jobs[rank::world]
-    if skip_check:
+def _keep_in_memory(
+    records: list[ImageRecord], in_memory: dict[str, dict[str, Tensor]], encode: Encode, batch_size: int, show_progress: bool
+) -> None:
+    """Gives each record its states, out of `in_memory` (caption -> states), to which missing ones are added."""
+    captions = dict.fromkeys(caption for record in records for caption in record.cached_text.captions)
+    missing = [caption for caption in captions if caption not in in_memory]
+    in_memory.update(zip(missing, _encoded(missing, encode, batch_size, show_progress), strict=True))
+    for record in records:
+        record.cached_text.states = [in_memory[caption] for caption in record.cached_text.captions]
+
+
+def _keep_empty(records: list[ImageRecord], in_memory: dict[str, dict[str, Tensor]], encode: Encode) -> None:
+    for record in records:
+        if drops_captions(record.subset):
+            if "" not in in_memory:
+                in_memory[""] = next(_encoded([""], encode, 1, show_progress=False))
+            record.cached_text.empty = in_memory[""]
+
+
+def _files_to_make(records: list[ImageRecord], names: _Names, files: TextFiles, numbered: bool) -> list[_Job]:
+    """Gives each record the paths of its files; returns those of this process whose file is missing or stale, and logs why."""
+    jobs = []
+    for record in records:
+        for number, caption in enumerate(record.cached_text.captions):
+            path = names.path(record.path, files.suffix, caption, f"_v{number}" if numbered else "")
+            record.cached_text.states[number] = path
+            jobs.append(_Job(record, number, TextSource(caption, files.token_length, files.encoders_id), path))
+    own = jobs[files.rank :: files.world]
+    if files.skip_check:
         return [job for job in own if not job.path.exists()]
-    reasons = map_in_threads(lambda job: why_text_stale(job.path, job.source, _caption_file(job.record)), own)
+    reasons = map_in_threads(_why_stale, own)
     log_stale("text cache files", [(reason, job.path) for reason, job in zip(reasons, own, strict=True) if reason])
     return [job for reason, job in zip(reasons, own, strict=True) if reason]
+
+
+def _why_stale(job: _Job) -> str | None:
+    as_stored = job.source.caption == job.record.caption
+    return why_text_stale(job.path, job.source, _caption_file(job.record), as_stored=as_stored)
 
 
 def _caption_file(record: ImageRecord) -> Path | None:
@@ -98,29 +143,29 @@ def _caption_file(record: ImageRecord) -> Path | None:
     return record.path.with_suffix(extension if extension.startswith(".") else f".{extension}")
 
 
-def _encode_all(
-    jobs: list[_Job], encode: Callable[[list[str]], dict[str, Tensor]], batch_size: int, first_width: int, show_progress: bool
-) -> None:
-    with tqdm(total=len(jobs), desc="caching text encoder outputs", unit="caption", disable=not show_progress) as progress:
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            encoded = encode([job.record.caption for job in batch])
-            for number, job in enumerate(batch):
-                states = {name: tensor[number].clone() for name, tensor in encoded.items()}
-                if job.path is None:
-                    job.record.text_states = states
-                else:
-                    write_text_states(job.path, states, first_width, job.source)
-            progress.update(len(batch))
+def _write_files(jobs: list[_Job], encode: Encode, batch_size: int, first_width: int, show_progress: bool) -> None:
+    states = _encoded([job.source.caption for job in jobs], encode, batch_size, show_progress)
+    for job, own in zip(jobs, states, strict=True):
+        write_text_states(job.path, own, first_width, job.source)
 
 
-def _warn_of_options_without_effect(group: DatasetGroup) -> None:
+def _encoded(captions: list[str], encode: Encode, batch_size: int, show_progress: bool) -> Iterator[dict[str, Tensor]]:
+    """The states of each caption in turn, encoded in batches."""
+    with tqdm(total=len(captions), desc="caching text encoder outputs", unit="caption", disable=not show_progress or not captions) as bar:
+        for start in range(0, len(captions), batch_size):
+            batch = captions[start : start + batch_size]
+            encoded = encode(batch)
+            for number in range(len(batch)):
+                yield {name: tensor[number].clone() for name, tensor in encoded.items()}
+            bar.update(len(batch))
+
+
+def _warn_of_options_without_effect(group: DatasetGroup, variants: int | None, as_stored: bool) -> None:
+    options = IDLE_AS_STORED if as_stored else () if variants else ("enable_wildcard",)
     for dataset in group.datasets:
         for subset in dataset.subsets:
-            idle = [f"--{option}" for option in WITHOUT_EFFECT if getattr(subset, option)]
+            idle = [f"--{option}" for option in options if getattr(subset, option)]
             if idle:
                 logger.warning(
-                    "%s: %s has no effect, as text encoder outputs are cached from the captions as they are",
-                    subset_name(subset),
-                    ", ".join(idle),
+                    "%s: %s has no effect, as each caption is encoded once and for all", subset_name(subset), ", ".join(idle)
                 )

@@ -55,10 +55,11 @@ def read_text_states(path: Path) -> dict[str, Tensor]:
     return {"prompt_embeds": torch.cat([first, second], dim=-1), "pooled_prompt_embeds": pooled}
 
 
-def why_text_stale(path: Path, source: TextSource, caption_file: Path | None) -> str | None:
+def why_text_stale(path: Path, source: TextSource, caption_file: Path | None, *, as_stored: bool = True) -> str | None:
     """Why the cache file cannot be used, in a few words; None when it can. A missing file is "missing".
 
-    Files of other tools carry no evidence: they are taken if they are not older than the caption file.
+    Files of other tools carry no evidence: they are taken if they are not older than the caption file, and if the caption is
+    trained as it is stored there (as_stored), because other tools encode no other.
     """
     if not path.exists():
         return "missing"
@@ -71,6 +72,8 @@ def why_text_stale(path: Path, source: TextSource, caption_file: Path | None) ->
                 return _wrong_source(TextSource(**json.loads(str(arrays["source"]))), source)
     except (*UNREADABLE, TypeError):
         return "damaged"
+    if not as_stored:
+        return "of the caption without its prefix, suffix or other changes"
     if caption_file is not None and caption_file.exists() and path.stat().st_mtime < caption_file.stat().st_mtime:
         return "older than the caption"
     return None

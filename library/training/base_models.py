@@ -93,17 +93,24 @@ def cache_latents(data: RunData, args: Namespace, family: Family, models: Models
     accelerator.wait_for_everyone()
 
 
-def place_models(args: Namespace, family: Family, models: Models, accelerator: Accelerator, settings: NetworkSettings) -> None:
+def place_models(
+    args: Namespace, family: Family, models: Models, accelerator: Accelerator, settings: NetworkSettings, *, text_cached: bool
+) -> None:
     """Freezes, casts and places the base models, and sets their modes.
 
-    With gradient checkpointing they are in train mode, as checkpointing acts only there; the text encoders checkpoint
-    only if they are trained.
+    text_cached: the step needs no text encoder, so they wait on the CPU in fp32 for whoever draws previews. With gradient
+    checkpointing the models are in train mode, as checkpointing acts only there; the text encoders checkpoint only if they
+    are trained.
     """
     dtype = DTYPES[args.mixed_precision]
     for module in (models.unet, *models.text_encoders):
         module.requires_grad_(False)
-        place(module, accelerator.device, dtype)
         module.train(args.gradient_checkpointing)
+    place(models.unet, accelerator.device, dtype)
+    for text_encoder in models.text_encoders:
+        place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
+    if text_cached:
+        clear_device_cache(accelerator.device)
     if args.gradient_checkpointing:
         family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
     models.vae.requires_grad_(False)

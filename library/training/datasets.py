@@ -3,8 +3,11 @@
 import logging
 import random
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from library.data.dataset import ImageDataset
 from library.data.dataset_config import folder_config, metadata_config, plan_datasets, read_dataset_config
@@ -77,17 +80,37 @@ def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int
     validation = _validation_group(settings, seed, train, strict=strict) if holds_images_out(settings) else None
     drawn_seed = random.randint(0, 2**31)
     dataset_seed = drawn_seed if dataset_seed is None else dataset_seed
-    caching = args.cache_latents or args.cache_latents_to_disk
     for group in (train, validation):
         if group is not None:
             group.set_seed(dataset_seed)
-            group.set_tokenize(family.tokenize_weighted if args.weighted_captions else lambda captions: (family.tokenize(captions), None))
+            group.set_tokenize(tokenize_function(args, family))
             group.check_bucket_steps(family.latents.bucket_step)
-            reasons = group.latents_cacheable() if caching else []
-            if reasons:
-                raise ValueError("latents cannot be cached:\n" + "\n".join(reasons))
+            check_caching(args, group)
     logger.info("training data\n%s", train.table())
     return RunData(train, validation, dataset_seed, from_config=args.dataset_config is not None)
+
+
+def tokenize_function(args: Namespace, family: Family) -> Callable[[list[str]], tuple[list[Tensor], list[Tensor] | None]]:
+    """Captions -> ids and, with --weighted_captions, weights; see Family.tokenize."""
+    if args.weighted_captions:
+        return family.tokenize_weighted
+    return lambda captions: (family.tokenize(captions), None)
+
+
+def text_cache_asked_for(args: Namespace) -> bool:
+    """Whether an option demands a cache of text encoder outputs; only some scripts have the first one."""
+    return getattr(args, "cache_text_encoder_outputs", False) or args.text_encoder_cache_variants is not None
+
+
+def check_caching(args: Namespace, group: DatasetGroup) -> None:
+    """Raises ValueError if a cache is asked for and a subset changes what it would hold."""
+    reasons = group.latents_cacheable() if args.cache_latents or args.cache_latents_to_disk else []
+    if reasons:
+        raise ValueError("latents cannot be cached:\n" + "\n".join(reasons))
+    variants = args.text_encoder_cache_variants is not None
+    reasons = group.text_states_cacheable(variants) if text_cache_asked_for(args) else []
+    if reasons:
+        raise ValueError("text encoder outputs cannot be cached:\n" + "\n".join(reasons))
 
 
 def _validation_group(settings: list[DatasetSettings], seed: int, train: DatasetGroup, *, strict: bool) -> DatasetGroup | None:

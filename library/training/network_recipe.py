@@ -15,7 +15,7 @@ from library.data.batch import Batch
 from library.data.group import DatasetGroup
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
-from library.training import adapter, base_models, optimization, previews, resuming, settings, trackers
+from library.training import adapter, base_models, optimization, previews, resuming, settings, text_caching, trackers
 from library.training.datasets import RunData, build_datasets
 from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
@@ -105,7 +105,8 @@ def prepare(args: Namespace, family: Family) -> Run:
 
     network_settings = settings.network_settings(args)
     network = adapter.build(network_settings, family, models, args, accelerator)
-    base_models.place_models(args, family, models, accelerator, network_settings)
+    text_cached = text_caching.cache_text(data, args, family, models, accelerator)
+    base_models.place_models(args, family, models, accelerator, network_settings, text_cached=text_cached)
     built, groups = optimization.build(args, network)
     loader = settings.batch_loader(args, data, accelerator)
     data.train.set_max_train_steps(plan.total_steps)

@@ -1,19 +1,23 @@
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from library.data.subsets import Subset
-from library.data.text_cache import cache_text_states
+from library.data.text_cache import TextFiles, cache_text_states
 from library.data.text_files import read_text_states
 from tests.data.scenes import painted_group
 
-DISK = {"to_disk": True, "suffix": "_te_outputs.npz", "first_width": 3, "token_length": 77}
+FILES = TextFiles(suffix="_te_outputs.npz", first_width=3, token_length=77)
+TAGS = ("red", "green", "blue")
 
 
 class Encoder:
+    """States that are the length of the caption."""
+
     def __init__(self, dtype: torch.dtype = torch.float32):
         self.dtype = dtype
         self.captions: list[list[str]] = []
@@ -28,16 +32,23 @@ def records(group):
     return list(group.datasets[0].records.values())
 
 
-def encoded_again(group, **options) -> int:
+def encoded_again(group, variants=None, **options) -> int:
     encoder = Encoder()
-    cache_text_states(group, encoder, **(DISK | options))
+    cache_text_states(group, encoder, files=replace(FILES, **options), variants=variants)
     return sum(map(len, encoder.captions))
+
+
+def trained(group, epoch: int = 1) -> list[tuple[str, float]]:
+    """The captions of an epoch, each with the number its states are made of."""
+    batches = [group[epoch, 0, number] for number in range(len(group))]
+    numbers = [batch.text_states["pooled_prompt_embeds"][:, 0].tolist() for batch in batches]
+    return [pair for batch, own in zip(batches, numbers, strict=True) for pair in zip(batch.captions, own, strict=True)]
 
 
 @pytest.fixture
 def cached(tmp_path):
     group = painted_group(tmp_path, 3, batch_size=2)
-    cache_text_states(group, Encoder(), **DISK)
+    cache_text_states(group, Encoder(), files=FILES)
     return group
 
 
@@ -49,27 +60,72 @@ def test_files_have_the_names_keys_and_types_of_sd_scripts(cached, tmp_path):
 
 @pytest.mark.parametrize("dtype, stored", [(torch.bfloat16, torch.float32), (torch.float16, torch.float16)])
 def test_half_precision_is_kept_and_bfloat16_becomes_float32(tmp_path, dtype, stored):
-    cache_text_states(painted_group(tmp_path, 1), Encoder(dtype), **DISK)
+    cache_text_states(painted_group(tmp_path, 1), Encoder(dtype), files=FILES)
     assert read_text_states(tmp_path / "i0_te_outputs.npz")["prompt_embeds"].dtype == stored
 
 
-@pytest.mark.parametrize("to_disk", [True, False])
-def test_training_gets_the_states_of_the_caption_as_it_stands(tmp_path, to_disk):
-    subset = Subset(image_dir=str(tmp_path), num_repeats=1, caption_prefix="not used")
+@pytest.mark.parametrize("files", [FILES, None])
+@pytest.mark.parametrize("as_stored", [True, False])
+def test_training_gets_the_states_of_the_caption_it_is_told(tmp_path, files, as_stored):
+    subset = Subset(image_dir=str(tmp_path), num_repeats=1, caption_prefix="drawn:")
     group = painted_group(tmp_path, 2, subset=subset, batch_size=2)
-    cache_text_states(group, Encoder(), **(DISK | {"to_disk": to_disk}))
+    cache_text_states(group, Encoder(), files=files, as_stored=as_stored)
     group.set_tokenize(lambda captions: pytest.fail("cached captions need no tokens"))
-    batch = group[1, 0, 0]
-    assert batch.captions == [group.datasets[0].records[key].caption for key in batch.image_keys] and batch.input_ids is None
-    assert batch.text_states["prompt_embeds"].shape == (2, 77, 5)
-    assert batch.text_states["pooled_prompt_embeds"][:, 0].tolist() == [len(caption) for caption in batch.captions]
+    prefix = "" if as_stored else "drawn: "
+    assert sorted(trained(group)) == [(prefix + item.caption, len(prefix + item.caption)) for item in records(group)]
 
 
 def test_captions_are_encoded_in_order_and_in_batches_of_the_data_set(tmp_path):
     group, encoder = painted_group(tmp_path, 3, batch_size=2), Encoder()
-    cache_text_states(group, encoder, **(DISK | {"to_disk": False}))
+    cache_text_states(group, encoder)
     captions = [item.caption for item in records(group)]
     assert encoder.captions == [captions[:2], captions[2:]]
+
+
+def test_images_with_the_same_caption_share_its_states_in_memory(tmp_path):
+    group, encoder = painted_group(tmp_path, 3), Encoder()
+    for item in records(group):
+        item.caption = "the same"
+    cache_text_states(group, encoder)
+    assert encoder.captions == [["the same"]]
+    assert len({id(item.cached_text.states[0]) for item in records(group)}) == 1
+
+
+def test_variants_are_shuffled_captions_chosen_anew_each_time(tmp_path):
+    subset = Subset(image_dir=str(tmp_path), num_repeats=20, shuffle_caption=True, keep_tokens=2)
+    group = painted_group(tmp_path, 1, subset=subset, batch_size=4)
+    cache_text_states(group, Encoder(), variants=4)
+    variants = set(records(group)[0].cached_text.captions)
+    seen = trained(group)
+    assert len(variants) > 1 and {caption for caption, _ in seen} == variants
+    assert all(sorted(caption.split(", ")[2:]) == sorted(TAGS) for caption in variants)
+    assert all(number == len(caption) for caption, number in seen)
+    assert trained(group) == seen != trained(group, epoch=2)
+
+
+def test_dropped_captions_get_the_states_of_the_empty_one(tmp_path):
+    subset = Subset(image_dir=str(tmp_path), num_repeats=200, caption_dropout_rate=0.25)
+    group = painted_group(tmp_path, 1, subset=subset, batch_size=10)
+    cache_text_states(group, Encoder(), variants=1)
+    dropped = [caption for caption, number in trained(group) if (caption, number) == ("", 0)]
+    assert 30 < len(dropped) < 70
+
+
+def test_captions_dropped_by_epoch_need_no_variants(tmp_path):
+    subset = Subset(image_dir=str(tmp_path), num_repeats=1, caption_dropout_every_n_epochs=2)
+    group = painted_group(tmp_path, 1, subset=subset)
+    cache_text_states(group, Encoder())
+    assert trained(group, epoch=2) == [("", 0)]
+    assert trained(group, epoch=3) != [("", 0)]
+
+
+def test_variants_have_files_of_their_own_that_a_second_run_uses(tmp_path):
+    group = painted_group(tmp_path, 2, subset=Subset(image_dir=str(tmp_path), num_repeats=9, shuffle_caption=True))
+    assert encoded_again(group, variants=3) == 6
+    assert encoded_again(group, variants=3) == 0
+    assert encoded_again(group, variants=4) == 2
+    assert sorted(path.name for path in tmp_path.glob("i0*.npz")) == [f"i0_v{number}_te_outputs.npz" for number in range(4)]
+    assert all(number == len(caption) for caption, number in trained(group))
 
 
 def test_what_is_cached_is_not_encoded_again(cached):
@@ -103,13 +159,35 @@ def test_a_file_of_sd_scripts_is_taken_unless_it_is_older_than_the_caption(cache
     assert encoded_again(cached) == 1
 
 
+def test_a_file_of_sd_scripts_does_not_do_for_a_caption_with_a_prefix(cached, tmp_path, caplog):
+    path = tmp_path / "i0_te_outputs.npz"
+    with np.load(path) as arrays:
+        np.savez(path, **{key: arrays[key] for key in arrays if key != "source"})
+    records(cached)[0].subset.caption_prefix = "drawn:"
+    with caplog.at_level(logging.WARNING):
+        encoded_again(cached)
+    assert "without its prefix, suffix or other changes: i0_te_outputs.npz" in caplog.text
+
+
 def test_skip_cache_check_takes_whatever_is_there(cached):
     records(cached)[0].caption = "another"
     assert encoded_again(cached, skip_check=True) == 0
 
 
-def test_options_that_caching_makes_idle_are_told(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "options, idle",
+    [({"as_stored": True}, "--caption_prefix, --enable_wildcard has no effect"), ({}, ": --enable_wildcard has no effect")],
+)
+def test_options_that_caching_makes_idle_are_told(tmp_path, caplog, options, idle):
     subset = Subset(image_dir=str(tmp_path), caption_prefix="x", enable_wildcard=True)
     with caplog.at_level(logging.WARNING):
-        cache_text_states(painted_group(tmp_path, 1, subset=subset), Encoder(), **DISK)
-    assert "--caption_prefix, --enable_wildcard has no effect" in caplog.text
+        cache_text_states(painted_group(tmp_path, 1, subset=subset), Encoder(), **options)
+    assert idle in caplog.text
+
+
+def test_with_variants_all_options_act(tmp_path, caplog):
+    subset = Subset(image_dir=str(tmp_path), caption_prefix="{x|y}", enable_wildcard=True)
+    group = painted_group(tmp_path, 1, subset=subset)
+    cache_text_states(group, Encoder(), variants=8)
+    assert {caption[0] for caption in records(group)[0].cached_text.captions} == {"x", "y"}
+    assert "no effect" not in caplog.text
