@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser):
     parser.addoption("--golden-dir", type=Path, default=GOLDEN, help="recordings that test_golden.py compares with (default: tests/golden)")
+    parser.addoption("--gui-dir", type=Path, help="configurations of the kohya_ss GUI that test_gui_contract.py runs (default: a choice)")
 
 
 @pytest.fixture(scope="session", autouse=True)
