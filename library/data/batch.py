@@ -3,8 +3,12 @@
 import dataclasses
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+
+SMALL = 2**19
+"""Bytes up to which a tensor is copied between processes instead of shared."""
 
 
 @dataclass
@@ -44,11 +48,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_keys)
 
-    def _mapped(self, change) -> "Batch":
+    def _mapped(self, change, kinds: type | tuple = Tensor) -> "Batch":
         def apply(value):
-            if isinstance(value, Tensor):
+            if isinstance(value, kinds):
                 return change(value)
-            if isinstance(value, list) and value and isinstance(value[0], Tensor):
+            if isinstance(value, list) and value and isinstance(value[0], kinds):
                 return [change(item) for item in value]
             if isinstance(value, dict):
                 return {key: apply(item) for key, item in value.items()}
@@ -63,4 +67,15 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader when it pins batches for the GPU."""
-        return self._mapped(lambda tensor: tensor.pin_memory())
+        return self.unpacked()._mapped(lambda tensor: tensor.pin_memory())
+
+    def packed(self) -> "Batch":
+        """For the way from a worker process: small tensors as arrays, which travel in the message itself.
+
+        Each tensor would be a piece of shared memory of its own, and that takes longer than copying it.
+        """
+        return self._mapped(lambda tensor: tensor.numpy() if tensor.nbytes <= SMALL and tensor.dtype != torch.bfloat16 else tensor)
+
+    def unpacked(self) -> "Batch":
+        """What `packed` was made of."""
+        return self._mapped(torch.from_numpy, np.ndarray)

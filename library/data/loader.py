@@ -4,18 +4,23 @@ By default the sampler hands (epoch, step, number) to whoever builds the batch, 
 skipping into an epoch change nothing. With strict_compat batches come as sd-scripts delivers them: see `Counters` and `_look_ahead`.
 """
 
+import logging
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler, get_worker_info
 
 from library.data.batch import Batch
 from library.data.group import DatasetGroup
+
+logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -49,7 +54,7 @@ class BatchLoader:
         else:
             self._sampler = _EpochOrder(len(group), share, shuffle, seed, accumulation)
         self._loader = DataLoader(
-            group,
+            _Teller(group),
             batch_size=1 if strict_compat else None,
             sampler=self._sampler,
             num_workers=workers,
@@ -76,15 +81,49 @@ class BatchLoader:
         """
         if not self.strict_compat:
             self._sampler.epoch, self._sampler.first_step, self._sampler.skip = epoch, first_step, skip
-            yield from self._loader
+            yield from _told(self._loader)
             return
         self.counters.epoch.value = epoch
         self._sampler.skip = max(0, skip - 1)
-        batches = _look_ahead(iter(self._loader))
+        batches = _look_ahead(_told(self._loader))
         if skip > 0:  # the last one to be skipped is loaded and thrown away: it makes the workers change over to this epoch
             next(batches, None)
             self.note_step(first_step)
         yield from batches
+
+
+@dataclass
+class _Mistake:
+    """What is wrong with the data, on its way from a worker, whose errors would otherwise arrive wrapped in a traceback."""
+
+    message: str
+    traceback: str
+
+
+class _Teller(Dataset):
+    """The group, but a ValueError becomes a _Mistake."""
+
+    def __init__(self, group: DatasetGroup):
+        self.group = group
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def __getitem__(self, item: int | tuple[int, int, int]) -> "Batch | _Mistake":
+        try:
+            batch = self.group[item]
+            return batch if get_worker_info() is None else batch.packed()
+        except ValueError as error:
+            return _Mistake(str(error), traceback.format_exc())
+
+
+def _told(batches: Iterable[Batch | _Mistake]) -> Iterator[Batch]:
+    """The batches; a mistake among them is raised here, in the process that trains."""
+    for batch in batches:
+        if isinstance(batch, _Mistake):
+            logger.debug("where the error below arose\n%s", batch.traceback)
+            raise ValueError(batch.message)
+        yield batch.unpacked()
 
 
 class Counters:
@@ -101,7 +140,7 @@ class Counters:
 
     def __call__(self, items: list[Batch]) -> Batch:
         worker = get_worker_info()
-        group = self.group if worker is None else worker.dataset
+        group = self.group if worker is None else worker.dataset.group
         group.set_clock(self.epoch.value, self.step.value)
         return items[0]
 

@@ -74,11 +74,11 @@ def plan(args: Namespace, data: RunData, accelerator: Accelerator) -> Plan:
 
 
 def batch_loader(args: Namespace, data: RunData, accelerator: Accelerator) -> BatchLoader:
-    """The loader of the training data for this process."""
+    """The loader of the training data for this process. Its workers stay, but with strict_compat only if asked: there it matters."""
     return BatchLoader(
         data.train,
         workers=args.max_data_loader_n_workers,
-        persistent_workers=bool(args.persistent_data_loader_workers),
+        persistent_workers=bool(args.persistent_data_loader_workers) or not args.strict_compat,
         shuffle=True,
         strict_compat=args.strict_compat,
         seed=data.dataset_seed,

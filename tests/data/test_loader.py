@@ -1,5 +1,6 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,8 +57,8 @@ def test_skipping_into_an_epoch_gives_the_batches_that_were_left(group, workers)
 
 
 def test_skipped_batches_are_not_loaded(group, monkeypatch):
-    loaded = []
-    monkeypatch.setattr(group.datasets[0], "batch", lambda index, epoch, step: loaded.append(index))
+    loaded, batch = [], group.datasets[0].batch
+    monkeypatch.setattr(group.datasets[0], "batch", lambda index, epoch, step: loaded.append(index) or batch(index, epoch=epoch, step=step))
     whole = loader(group)
     list(whole.epoch(1, skip=len(whole) - 2))
     assert len(loaded) == 2
@@ -131,3 +132,14 @@ def test_strict_compat_skips_by_throwing_the_last_one_away(tmp_path):
     strict = loader(group, strict_compat=True)
     torch.manual_seed(0)
     assert len(list(strict.epoch(1, skip=4, first_step=4))) == len(strict) - 4
+
+
+def test_a_batch_is_whole_again_after_its_way_from_a_worker(tmp_path):
+    batch = painted_group(tmp_path, 2)[1, 0, 0]
+    batch.text_states = {"prompt_embeds": torch.ones(1, 2, 3, dtype=torch.bfloat16), "pooled": torch.ones(1, 3)}
+    batch.input_ids = [torch.arange(5)]
+    packed = batch.packed()
+    assert isinstance(packed.input_ids[0], np.ndarray) and isinstance(packed.text_states["prompt_embeds"], torch.Tensor)
+    again = packed.unpacked()
+    assert torch.equal(again.input_ids[0], batch.input_ids[0]) and torch.equal(again.images, batch.images)
+    assert again.text_states.keys() == batch.text_states.keys() and torch.equal(again.loss_weights, batch.loss_weights)
