@@ -25,5 +25,5 @@ def add_caching_arguments(parser: ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="images encoded at once; more is faster and needs more GPU memory (default: 1)",
+        help="images encoded at once; more needs more GPU memory (default: 1, which lets --cache_latents take as many as fit the GPU)",
     )

@@ -20,6 +20,16 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         help="leave out images not larger than this, '512' or 'width,height' (default: use all)",
     )
     group.add_argument(
+        "--skip_bad_images",
+        action="store_true",
+        help="leave out images that cannot be read, and say so (default: off, they stop the run before it starts)",
+    )
+    group.add_argument(
+        "--no_image_index",
+        action="store_true",
+        help="do not keep the sizes and captions of folders with 2,000 images or more in .image_index.json (default: off)",
+    )
+    group.add_argument(
         "--nan_guard",
         type=str,
         default=None,

@@ -5,7 +5,7 @@ Sizes are (width, height) in pixels, an aspect ratio is width / height. Pure ari
 
 import logging
 from dataclasses import dataclass
-from math import isqrt, sqrt
+from math import inf, isqrt, sqrt
 
 from library.data.subsets import DatasetSettings
 
@@ -65,9 +65,9 @@ class BucketPlan:
         height_of_width = self._floored(rounded(width / aspect))
         height = self._floored(rounded(self.area / ideal_width))
         width_of_height = self._floored(rounded(height * aspect))
-        if 0 in (height_of_width, height):
-            return width_of_height, height_of_width
-        if abs(width / height_of_width - aspect) < abs(width_of_height / height - aspect):
+        error_of_width = abs(width / height_of_width - aspect) if height_of_width else inf
+        error_of_height = abs(width_of_height / height - aspect) if height else inf
+        if error_of_width < error_of_height:
             return width, rounded(width / aspect)
         return rounded(height * aspect), height
 

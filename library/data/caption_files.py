@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from library.data.folders import ImageFolder
+from library.data.image_index import ImageIndex
 from library.data.subsets import Subset
 from library.data.threads import map_in_threads
 
 logger = logging.getLogger(__name__)
 
 BYTE_ORDER_MARK = "\ufeff"
-LISTED = 20
 LISTED_MISSING = 5
 
 
@@ -26,26 +26,30 @@ class _Read:
     problem: str | None = None
 
 
-def read_captions(images: Sequence[str], folder: ImageFolder, subset: Subset, *, strict_compat: bool) -> dict[str, str]:
+def read_captions(
+    images: Sequence[str], folder: ImageFolder, subset: Subset, *, strict_compat: bool, index: ImageIndex | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
     """The caption of each image; where there is no file, the subset's class tokens or "", with one warning for all.
 
-    Without enable_wildcard it is the first line, with it all lines that are not blank.
-    strict_compat: a byte order mark stays in the caption, and an empty caption file is an error instead of "".
-    Raises ValueError naming the caption files that are not UTF-8 text or cannot be read.
+    Second, for each image whose caption file is not UTF-8 text or cannot be read, what is wrong with that; it has no caption.
+    Without enable_wildcard a caption is the first line, with it all lines that are not blank.
+    strict_compat: a byte order mark stays in the caption, and an empty caption file is a problem instead of "".
+    index: what is known of the folder; captions whose files have not changed since are not read again.
     """
     lookup = FileLookup(folder)
 
     def read(image: str) -> _Read:
-        return _read(caption_file(image, subset.caption_extension, lookup), subset.enable_wildcard, strict_compat)
+        return _read(caption_file(image, subset.caption_extension, lookup), subset.enable_wildcard, strict_compat, index)
 
     found = dict(zip(images, map_in_threads(read, images), strict=True))
-    _raise_problems([f"{one.file}: {one.problem}" for one in found.values() if one.problem])
+    problems = {image: f"its caption {one.file} {one.problem}" for image, one in found.items() if one.problem}
     empty = [one.file for one in found.values() if one.text == "" and one.file and not os.path.getsize(one.file)]
     if empty:
         logger.warning("%d caption files are empty and train as empty captions: %s", len(empty), _some(empty))
-    _warn_missing([image for image, one in found.items() if one.text is None], len(images), folder, subset)
+    _warn_missing([image for image, one in found.items() if one.file is None], len(images), folder, subset)
     substitute = subset.class_tokens or ""
-    return {image: substitute if one.text is None else one.text for image, one in found.items()}
+    captions = {image: substitute if one.text is None else one.text for image, one in found.items() if not one.problem}
+    return captions, problems
 
 
 class FileLookup:
@@ -76,28 +80,26 @@ def caption_file(image: str, extension: str, lookup: FileLookup) -> str | None:
     return None
 
 
-def _read(path: str | None, all_lines: bool, strict_compat: bool) -> _Read:
+def _read(path: str | None, all_lines: bool, strict_compat: bool, index: ImageIndex | None) -> _Read:
     if path is None:
         return _Read()
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = _text(path) if index is None else index.caption(path, _text)
     except UnicodeDecodeError:
-        return _Read(file=path, problem="not UTF-8 text, save it again as UTF-8")
+        return _Read(file=path, problem="is not UTF-8 text, save it again as UTF-8")
     except OSError as error:
-        return _Read(file=path, problem=error.strerror or str(error))
+        return _Read(file=path, problem=f"cannot be read: {error.strerror or error}")
     if not text and strict_compat:
-        return _Read(file=path, problem="empty, write a caption into it or delete it")
+        return _Read(file=path, problem="is empty, write a caption into it or delete it")
     if not strict_compat:
         text = text.removeprefix(BYTE_ORDER_MARK)
     lines = [line.strip() for line in text.split("\n")]
     return _Read("\n".join(line for line in lines if line) if all_lines else lines[0], path)
 
 
-def _raise_problems(problems: list[str]) -> None:
-    if problems:
-        more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
-        raise ValueError(f"{len(problems)} caption files cannot be used:\n  " + "\n  ".join(problems[:LISTED] + more))
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def _warn_missing(missing: list[str], count: int, folder: ImageFolder, subset: Subset) -> None:
@@ -123,3 +125,10 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
     for caption in captions:
         counts.update(tag for part in caption.split(",") if (tag := part.strip().lower()))
     return dict(counts)
+
+
+def without_tags(frequency: dict[str, int], caption: str) -> dict[str, int]:
+    """The counts less those of one caption's tags; tags that are left with none are gone."""
+    counts = Counter(frequency)
+    counts.subtract(tag_frequency([caption]))
+    return {tag: count for tag, count in counts.items() if count > 0}

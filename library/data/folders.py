@@ -4,8 +4,7 @@ import functools
 import importlib
 import logging
 import os
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import features
@@ -28,11 +27,15 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """One listing of a folder. images: full paths, sorted as text. names: all files in it, images and others."""
+    """One listing of a folder. images: full paths, sorted as text. names: all files in it, images and others.
+
+    unreadable: images that need a package which is not installed -> what to do about it.
+    """
 
     path: str
     images: list[str]
     names: frozenset[str]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 @functools.cache
@@ -78,9 +81,9 @@ def list_images(folder: str, *, any_case: bool = True) -> ImageFolder:
     """The images directly in `folder`. Dot-files are no images.
 
     any_case: also take endings like .Jpg; otherwise only all lower or all upper case, as sd-scripts does.
-    Images of a format that needs a package which is not installed are left out with a warning.
+    Images of a format that needs a package which is not installed are not among its images but told as unreadable.
     """
-    names, images, unreadable = [], [], Counter()
+    names, images, unreadable = [], [], {}
     readable = set(image_extensions())
     for entry in _entries(folder):
         if entry.is_dir():
@@ -93,10 +96,8 @@ def list_images(folder: str, *, any_case: bool = True) -> ImageFolder:
         if lower in readable:
             images.append(entry.name)
         elif lower in OPTIONAL_EXTENSIONS:
-            unreadable[lower] += 1
-    for ending, count in unreadable.items():
-        logger.warning("%s: %d %s images left out, reading them needs: pip install %s", folder, count, ending, PACKAGE_TO_INSTALL[ending])
-    return ImageFolder(folder, [os.path.join(folder, name) for name in sorted(images)], frozenset(names))
+            unreadable[os.path.join(folder, entry.name)] = f"reading {lower} files needs: pip install {PACKAGE_TO_INSTALL[lower]}"
+    return ImageFolder(folder, [os.path.join(folder, name) for name in sorted(images)], frozenset(names), unreadable)
 
 
 def count_images(folder: str) -> int:
@@ -112,24 +113,23 @@ def _entries(folder: str) -> list[os.DirEntry]:
         raise ValueError(f"the folder {folder} cannot be read: {error.strerror}") from error
 
 
-def pair_with_conditioning(images: list[str], conditioning_data_dir: str, *, any_case: bool = True) -> dict[str, Path]:
+def pair_with_conditioning(
+    images: list[str], conditioning_data_dir: str, *, any_case: bool = True
+) -> tuple[dict[str, Path], dict[str, str]]:
     """For each image the file of the same base name, whatever its image ending, in `conditioning_data_dir`.
 
-    Raises ValueError naming all images without such a file and all files without an image.
+    Second, what is wrong: images without such a file, files without an image, by path.
+    Raises ValueError if there is no such folder.
     """
     if not Path(conditioning_data_dir).is_dir():
         raise ValueError(f"conditioning_data_dir {conditioning_data_dir}: there is no such folder")
     by_stem: dict[str, str] = {}
     for path in list_images(conditioning_data_dir, any_case=any_case).images:
         by_stem.setdefault(_stem(path), path)
-    wanted = {_stem(path) for path in images}
-    missing = [path for path in images if _stem(path) not in by_stem]
-    extra = [path for stem, path in by_stem.items() if stem not in wanted]
-    if missing or extra:
-        told = [f"{len(missing)} images have no mask there: {', '.join(missing)}"] if missing else []
-        told += [f"{len(extra)} masks have no image: {', '.join(extra)}"] if extra else []
-        raise ValueError(f"conditioning_data_dir {conditioning_data_dir} must hold one file per image; " + "; ".join(told))
-    return {path: Path(by_stem[_stem(path)]) for path in images}
+    stems = {_stem(path) for path in images}
+    problems = {path: f"it has no mask in {conditioning_data_dir}" for path in images if _stem(path) not in by_stem}
+    problems |= {path: "a mask without an image" for stem, path in by_stem.items() if stem not in stems}
+    return {path: Path(by_stem[_stem(path)]) for path in images if path not in problems}, problems
 
 
 def _stem(path: str) -> str:

@@ -1,6 +1,7 @@
 """All data sets of a run as one: their batches share one index space, and checks and overviews cover all of them."""
 
 from bisect import bisect_right
+from collections.abc import Collection
 from itertools import accumulate
 
 from torch.utils.data import Dataset
@@ -18,15 +19,35 @@ class DatasetGroup(Dataset):
     def __init__(self, datasets: list[ImageDataset]):
         self.datasets = datasets
         self.strict_compat = any(dataset.strict_compat for dataset in datasets)
-        self.num_train_images = sum(dataset.num_train_images for dataset in datasets)
-        self.num_reg_images = sum(dataset.num_reg_images for dataset in datasets)
-        self._ends = list(accumulate(len(dataset) for dataset in datasets))
-        if not any(dataset.records for dataset in datasets):
-            raise ValueError(_nothing_found(datasets))
+        self._ends: list[int] = []
+        self._count()
+
+    def _count(self) -> None:
+        self.num_train_images = sum(dataset.num_train_images for dataset in self.datasets)
+        self.num_reg_images = sum(dataset.num_reg_images for dataset in self.datasets)
+        self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
+        if not any(dataset.records for dataset in self.datasets):
+            raise ValueError(_nothing_found(self.datasets))
+
+    def drop(self, keys: Collection[str]) -> None:
+        """Leaves images out, before the first batch. Raises ValueError if none is left."""
+        for dataset in self.datasets:
+            dataset.drop(keys)
+        self._count()
 
     def __len__(self) -> int:
         """Batches per epoch."""
         return self._ends[-1]
+
+    @property
+    def largest_bucket(self) -> int:
+        """Pixels of the largest bucket in use."""
+        return max(width * height for dataset in self.datasets for width, height in (bucket.resolution for bucket in dataset.buckets))
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Images per epoch, repeats included."""
+        return sum(len(bucket.keys) for dataset in self.datasets for bucket in dataset.buckets)
 
     def __getitem__(self, item: int | tuple[int, int, int]) -> Batch:
         """item: (epoch, step, number), or with strict_compat the number alone."""

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from library.data.folders import image_extensions
+from library.data.sizes import UNREADABLE, why_unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +35,36 @@ def check_interpolation(name: str | None) -> None:
         raise ValueError(f"unknown --resize_interpolation {name!r}: use one of {known}, or leave it out for the automatic choice")
 
 
-def load_image(path: Path, with_alpha: bool = False) -> np.ndarray:
+class BadImage(ValueError):
+    """An image file that cannot be decoded; `path` is the file and `reason` what is wrong with it, in a few words."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"cannot read the image {path}: {reason}. Repair it, remove it, or leave such images out with --skip_bad_images")
+        self.path, self.reason = path, reason
+
+
+def load_image(path: Path, with_alpha: bool = False, *, strict_compat: bool = False) -> np.ndarray:
     """The file as it is stored: EXIF rotation and colour profiles are not applied, transparency is dropped or kept, not blended.
 
-    Grey levels above 255 of 16-bit images become 255. Raises ValueError naming a file that cannot be read.
+    16-bit grey levels are scaled to 8 bits; with strict_compat all above 255 become white. Raises BadImage.
     """
     image_extensions()  # a worker process has not yet loaded the packages for further formats
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                logger.warning("%s has 16-bit grey levels; all above 255 become white. Convert it to 8 bit", path)
-            mode = "RGBA" if with_alpha else "RGB"
-            return np.array(image if image.mode == mode else image.convert(mode), np.uint8)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}. Repair or remove it") from error
+            if strict_compat and image.mode.startswith("I"):
+                logger.warning("%s has 16-bit grey levels; with --strict_compat all above 255 become white", path)
+            return _eight_bits(image, "RGBA" if with_alpha else "RGB", strict_compat)
+    except UNREADABLE as error:
+        raise BadImage(path, why_unreadable(error)) from error
+
+
+def _eight_bits(image: Image.Image, mode: str, strict_compat: bool) -> np.ndarray:
+    if image.mode.startswith("I") and not strict_compat:
+        levels = np.rint(np.clip(np.array(image), 0, 65535) / 257).astype(np.uint8)
+        image = Image.fromarray(levels)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")       # straight to RGB gives the same colours and a warning
+    return np.array(image if image.mode == mode else image.convert(mode), np.uint8)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str | None = None) -> np.ndarray:

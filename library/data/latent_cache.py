@@ -19,7 +19,7 @@ from library.data.cache_report import log_stale
 from library.data.dataset import ImageDataset
 from library.data.framing import centered
 from library.data.group import DatasetGroup
-from library.data.images import alpha_tensor, load_image, to_tensor
+from library.data.images import BadImage, alpha_tensor, load_image, to_tensor
 from library.data.latent_files import LATENT_STRIDE, CachedLatents, Wanted, latents_path, why_stale, write_latents
 from library.data.samples import interpolation_of
 from library.data.subsets import ImageRecord
@@ -37,6 +37,7 @@ class _Job:
     record: ImageRecord
     wanted: Wanted
     path: Path | None = None
+    strict_compat: bool = False
 
 
 @dataclass
@@ -77,23 +78,26 @@ def cache_latents(
     rank: int = 0,
     world: int = 1,
     vae_id: str = "",
-) -> None:
+) -> dict[str, str]:
     """Gives every record its latents, or with `to_disk` the path of its cache file.
 
     encode: (B, 3, H, W) in -1..1 -> latents (B, C, h, w), not scaled, on the CPU. suffix: of the files, such as "_sd.npz".
     skip_check: take every file that exists. vae_id: a name for the VAE, such as its hash; files made by another are made anew.
     With `to_disk` this process makes every world-th file: wait for the others before training. With strict_compat, order
     and batches of the calls are those of sd-scripts, as the VAE draws from torch's generator in them.
-    Raises ValueError naming an image that cannot be read or whose latents are NaN.
+    Returns the images that this process could not decode, by key, and why; they are left without latents.
+    Raises ValueError naming an image whose latents are NaN.
     """
     names = _Names()
+    bad: dict[str, str] = {}
     for dataset in group.datasets:
-        jobs = [_Job(record, _wanted(record, dataset, vae_id)) for record in _in_order(dataset)]
+        jobs = [_Job(record, _wanted(record, dataset, vae_id), strict_compat=dataset.strict_compat) for record in _in_order(dataset)]
         if to_disk:
             jobs = _files_to_make(jobs, names, suffix, skip_check, rank, world)
-        _encode_all(jobs, encode, batch_size, show_progress=rank == 0)
+        bad |= _encode_all(jobs, encode, batch_size, show_progress=rank == 0)
         if not to_disk:
             _share_memory([job.record for job in jobs])
+    return bad
 
 
 def _in_order(dataset: ImageDataset) -> list[ImageRecord]:
@@ -127,16 +131,20 @@ def _files_to_make(jobs: list[_Job], names: _Names, suffix: str, skip_check: boo
     return [job for reason, job in zip(reasons, own, strict=True) if reason]
 
 
-def _encode_all(jobs: list[_Job], encode: Callable[[Tensor], Tensor], batch_size: int, show_progress: bool) -> None:
+def _encode_all(
+    jobs: list[_Job], encode: Callable[[Tensor], Tensor], batch_size: int, show_progress: bool
+) -> dict[str, str]:
+    """Encodes and keeps all that can be decoded; returns the rest, by key, and why."""
+    bad: dict[str, str] = {}
     if not jobs:
-        return
+        return bad
     with (
         ThreadPoolExecutor(DECODERS) as decoders,
         ThreadPoolExecutor(1) as writer,
         tqdm(total=len(jobs), desc="caching latents", unit="image", disable=not show_progress) as progress,
     ):
         writes: deque[Future] = deque()
-        for batch in _batches(_decoded_ahead(jobs, decoders), batch_size):
+        for batch in _batches(_decoded_ahead(jobs, decoders, bad), batch_size):
             for job, cached in _encode_batch(batch, encode):
                 if job.path is None:
                     _keep_in_memory(job.record, cached)
@@ -147,10 +155,14 @@ def _encode_all(jobs: list[_Job], encode: Callable[[Tensor], Tensor], batch_size
             progress.update(len(batch))
         for write in writes:
             write.result()
+        progress.update(len(bad))
+    return bad
 
 
-def _decoded_ahead(jobs: list[_Job], decoders: ThreadPoolExecutor) -> Iterator[tuple[_Job, _Decoded]]:
-    """The jobs in order with their images, a bounded number of which are decoded in advance."""
+def _decoded_ahead(
+    jobs: list[_Job], decoders: ThreadPoolExecutor, bad: dict[str, str]
+) -> Iterator[tuple[_Job, _Decoded]]:
+    """The jobs in order with their images, a bounded number of which are decoded in advance; `bad` collects what cannot be."""
     waiting: deque[tuple[_Job, Future]] = deque()
     remaining = iter(jobs)
     try:
@@ -159,8 +171,13 @@ def _decoded_ahead(jobs: list[_Job], decoders: ThreadPoolExecutor) -> Iterator[t
                 waiting.append((job, decoders.submit(_decode, job)))
             if not waiting:
                 return
-            job, image = waiting.popleft()
-            yield job, image.result()
+            job, future = waiting.popleft()
+            try:
+                image = future.result()
+            except BadImage as error:
+                bad[job.record.key] = error.reason
+                continue
+            yield job, image
     finally:
         for _, image in waiting:
             image.cancel()
@@ -169,7 +186,7 @@ def _decoded_ahead(jobs: list[_Job], decoders: ThreadPoolExecutor) -> Iterator[t
 def _decode(job: _Job) -> _Decoded:
     """The image scaled and cut from the middle to its bucket."""
     record = job.record
-    image = load_image(record.path, job.wanted.alpha_mask)
+    image = load_image(record.path, job.wanted.alpha_mask, strict_compat=job.strict_compat)
     size = image.shape[1], image.shape[0]
     framing = centered(size, record.resized, record.bucket)
     return _Decoded(framing.apply(image, job.wanted.interpolation), size)

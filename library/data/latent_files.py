@@ -4,9 +4,13 @@ Arrays: latents (C, h, w) float32 as the VAE gave them, original_size (width, he
 latents_flipped and alpha_mask (H, W) in pixels. Ours also holds `source`, the evidence by which a stale file is told.
 """
 
+import functools
 import hashlib
+import io
 import json
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +25,9 @@ OLD_NAME_SUFFIXES = ("_sd.npz", "_sdxl.npz")
 """The families for which `stem.npz`, the name of old versions, is honoured."""
 LATENT_STRIDE = 8
 """Pixels per latent, each way."""
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a damaged npz file raises."""
+NPY_START = b"\x93NUMPY\x01\x00"
 
 
 @dataclass
@@ -168,8 +173,40 @@ def _keys(path: Path) -> list[str]:
         return []
 
 
-def open_npz(path: Path):
-    """np.load for npz files only. Raises one of UNREADABLE for anything else."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is missing, cut off or not an npz file")
-    return np.load(path)
+class open_npz:
+    """The arrays of an npz file by name, like np.load but twice as fast for small files and never anything else than npz.
+
+    `files` are their names. Opening and reading raise one of UNREADABLE for a file that is damaged or no npz file.
+    """
+
+    def __init__(self, path: Path):
+        self._archive = zipfile.ZipFile(path)
+        self.files = [name.removesuffix(".npy") for name in self._archive.namelist()]
+
+    def __enter__(self) -> "open_npz":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._archive.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return _npy_array(self._archive.read(f"{name}.npy"))
+
+
+def _npy_array(content: bytes) -> np.ndarray:
+    """The array in an .npy file. Raises ValueError if it is none, is cut off or holds Python objects."""
+    if content.startswith(NPY_START):
+        start = 10 + int.from_bytes(content[8:10], "little")
+        shape, columns_first, dtype = _npy_header(content[8:start])
+        if not columns_first and not dtype.hasobject:
+            return np.frombuffer(bytearray(content), dtype, math.prod(shape), start).reshape(shape)
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+
+
+@functools.lru_cache(maxsize=4096)
+def _npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and dtype. They are Python text, slow to read and mostly the same."""
+    return np.lib.format.read_array_header_1_0(io.BytesIO(header))

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from library.data.caption_files import read_captions, tag_frequency
 from library.data.folders import ImageFolder, list_images, pair_with_conditioning
+from library.data.image_index import INDEX_FROM, ImageIndex
 from library.data.info_cache import is_up_to_date, read_info_cache, write_info_cache
 from library.data.metadata_files import read_metadata_file
-from library.data.sizes import bad_images_message, probe_sizes
+from library.data.preflight import unusable_images
+from library.data.sizes import bad_images_error, bad_images_message, probe_sizes
 from library.data.subsets import DatasetSettings, ImageRecord, Subset
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class _Part:
     validation: bool
     strict_compat: bool
     seed: int | None
+    use_index: bool
+    latents_cached: bool
 
     def as_trained(self, subset: Subset) -> bool:
         """sd-scripts builds a data set with masks for validation exactly like the one for training."""
@@ -49,7 +53,10 @@ class _Part:
 
 @dataclass
 class _Images:
-    """What is known of a subset's images: paths in order, captions, sizes, what the tags are counted in, their masks."""
+    """What is known of a subset's images: paths in order, captions, sizes, what the tags are counted in, their masks.
+
+    index: that of their folder, if it has one; names: all files in there.
+    """
 
     paths: list[str]
     captions: dict[str, str]
@@ -57,6 +64,8 @@ class _Images:
     counted: dict[str, str] | None = None
     masks: dict[str, Path] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    index: ImageIndex | None = None
+    names: frozenset[str] = frozenset()
 
 
 def register_images(
@@ -66,21 +75,29 @@ def register_images(
     strict_compat: bool,
     validation_seed_default: int | None = None,
     skip_bad_images: bool = False,
+    use_index: bool = True,
+    latents_cached: bool = True,
 ) -> Registered:
     """The training part of a data set, or with `validation` the images held out from it, each once.
 
     validation_seed_default: decides which images are held out where the settings give no validation_seed.
     strict_compat: sd-scripts' rules (endings, empty captions, overlapping validation sets drawn from the global `random`).
-    skip_bad_images: leave out unreadable images with a warning. Training fills in img_count and tag_frequency of the
-    settings' own subsets, validation those of copies.
-    Raises ValueError naming all unreadable images, captions or missing masks at once.
+    skip_bad_images: leave out images that cannot be used, or whose captions cannot, with a warning. use_index: large folders
+    have an index (see image_index.py). latents_cached: every image is scaled to its bucket; if not, those that cannot be cut
+    are bad. Training fills in img_count and tag_frequency of the settings' own subsets, validation those of copies.
+    Raises ValueError naming all unreadable folders, images and captions, and missing masks, at once.
     """
     registered = Registered()
     regularisation: list[ImageRecord] = []
     problems: dict[str, str] = {}
+    mistakes: list[str] = []
     for subset in _usable_subsets(settings.subsets, strict_compat, logging.DEBUG if validation else logging.WARNING):
-        part = _Part(validation, strict_compat, _seed(settings, subset, validation_seed_default, strict_compat))
-        images = _subset_images(subset, settings, part)
+        part = _Part(validation, strict_compat, _seed(settings, subset, validation_seed_default, strict_compat), use_index, latents_cached)
+        try:
+            images = _subset_images(subset, settings, part)
+        except ValueError as mistake:
+            mistakes.append(str(mistake))
+            continue
         problems.update(images.problems)
         if validation:
             subset = dataclasses.replace(subset, num_repeats=subset.num_repeats if part.as_trained(subset) else 1)
@@ -90,7 +107,9 @@ def register_images(
             continue
         regularisation += _register(registered, subset, images, strict_compat)
     if problems and not skip_bad_images:
-        raise ValueError(bad_images_message(problems) + "\ndelete them, export them again, or leave them out with --skip_bad_images")
+        mistakes.append(str(bad_images_error(problems)))
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
     if problems:
         logger.warning("%s\nthey are left out (--skip_bad_images)", bad_images_message(problems))
     registered.problems = [f"{path}: {problem}" for path, problem in problems.items()]
@@ -158,9 +177,15 @@ def _subset_images(subset: Subset, settings: DatasetSettings, part: _Part) -> _I
     else:
         images = _folder_images(subset, share, part)
     unknown = [path for path in images.paths if path not in images.sizes and path not in images.problems]
-    sizes, problems = probe_sizes(unknown)
+    sizes, problems = probe_sizes(unknown, images.index)
     images.sizes |= sizes
     images.problems |= problems
+    if images.index is not None:
+        images.index.save(images.names)
+    readable = {path: images.sizes[path] for path in images.paths if path not in images.problems}
+    images.problems |= unusable_images(
+        readable, images.masks, subset, settings, latents_cached=part.latents_cached, strict_compat=part.strict_compat
+    )
     images.paths = [path for path in images.paths if path not in images.problems]
     if settings.skip_image_resolution is not None:
         _leave_out_small(images, settings.skip_image_resolution, subset)
@@ -181,16 +206,25 @@ def _folder_images(subset: Subset, share: float, part: _Part) -> _Images:
     paths = folder.images
     if not subset.is_reg:
         paths = split(paths, share, part.seed, validation=validation, strict_compat=part.strict_compat)
+    images = _Images(paths, {}, {path: known[path][1] for path in paths if path in known}, names=folder.names)
     if known:
-        captions = {path: known[path][0] for path in paths if path in known}
+        images.captions = {path: known[path][0] for path in paths if path in known}
+        images.problems = {path: problems[path] for path in paths if path in problems}
     else:
-        captions = read_captions(paths, folder, subset, strict_compat=part.strict_compat)
-    images = _Images(paths, captions, {path: known[path][1] for path in paths if path in known})
-    images.problems = {path: problems[path] for path in paths if path in problems}
+        if part.use_index and len(folder.images) >= INDEX_FROM:
+            images.index = ImageIndex.of(folder.path)
+        images.captions, images.problems = read_captions(
+            paths, folder, subset, strict_compat=part.strict_compat, index=images.index
+        )
+    if folder.unreadable and part.strict_compat:
+        logger.warning("%s: %d images are left out: %s", folder.path, len(folder.unreadable), next(iter(folder.unreadable.values())))
+    elif not part.validation:
+        images.problems |= folder.unreadable
     if subset.conditioning_data_dir:
         if subset.random_crop:
             raise ValueError(f"{_name(subset)}: random_crop cannot be used with conditioning_data_dir (masks)")
-        images.masks = pair_with_conditioning(folder.images, subset.conditioning_data_dir, any_case=not part.strict_compat)
+        images.masks, problems = pair_with_conditioning(folder.images, subset.conditioning_data_dir, any_case=not part.strict_compat)
+        images.problems |= problems
     return images
 
 
@@ -207,9 +241,10 @@ def _listing(subset: Subset, strict_compat: bool) -> tuple[ImageFolder, dict, di
         return folder, {}, {}
     if known and is_up_to_date(known, folder, subset):
         return folder, known, {}
-    captions = read_captions(folder.images, folder, subset, strict_compat=strict_compat)
-    sizes, problems = probe_sizes(folder.images)
-    known = {path: (captions[path], size) for path, size in sizes.items()}
+    captions, problems = read_captions(folder.images, folder, subset, strict_compat=strict_compat)
+    sizes, unreadable = probe_sizes(folder.images)
+    problems |= unreadable
+    known = {path: (captions[path], size) for path, size in sizes.items() if path not in problems}
     if not problems:
         write_info_cache(subset.image_dir, known)
     return folder, known, problems

@@ -52,7 +52,8 @@ class Sample:
 def make_sample(record: ImageRecord, settings: DatasetSettings, moment: Moment, *, strict_compat: bool) -> Sample:
     """Draws, in this order: flip, crop, colour, caption.
 
-    strict_compat: crop coordinates and conditioning images with the defects of sd-scripts.
+    strict_compat: crop coordinates, 16-bit greys and conditioning images with the defects of sd-scripts.
+    Raises BadImage for a file that cannot be decoded.
     """
     flipped = draw_flip(record.subset.flip_aug, moment.rng)
     if is_cached(record):
@@ -82,7 +83,7 @@ def interpolation_of(record: ImageRecord, settings: DatasetSettings) -> str | No
 
 def _from_file(record: ImageRecord, settings: DatasetSettings, flipped: bool, rng, strict_compat: bool) -> tuple[Sample, Framing]:
     subset = record.subset
-    image = load_image(record.path, subset.alpha_mask)
+    image = load_image(record.path, subset.alpha_mask, strict_compat=strict_compat)
     framing = frame_record(record, _size(image), settings, rng)
     image = framing.apply(image, interpolation_of(record, settings))
     if subset.color_aug:
@@ -126,7 +127,7 @@ def _conditioning(record: ImageRecord, settings: DatasetSettings, framing: Frami
 
     Raises ValueError when it does not have the size of the training image.
     """
-    image = load_image(record.conditioning_path)
+    image = load_image(record.conditioning_path, strict_compat=strict_compat)
     if _size(image) != framing.original and (settings.enable_bucket or not strict_compat):
         width, height = framing.original
         raise ValueError(

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from library.data.latent_cache import cache_latents as cache_group
@@ -16,7 +17,8 @@ from library.models.family import Family, Models
 from library.models.swallow import swallow
 from library.training.accelerator import DTYPES, one_process_after_another
 from library.training.adapter import NetworkSettings
-from library.training.datasets import RunData
+from library.training.datasets import RunData, drop_bad_images
+from library.training.vae_batches import EncodeInParts, vae_batch_size
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,10 @@ def place(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def cache_latents(data: RunData, args: Namespace, family: Family, models: Models, accelerator: Accelerator) -> None:
-    """Fills the data sets' latent caches if --cache_latents asks for it; the VAE leaves the device afterwards."""
+    """Fills the data sets' latent caches if --cache_latents asks for it; the VAE leaves the device afterwards.
+
+    Images that cannot be decoded are left out of the data with --skip_bad_images. Raises ValueError naming them all without it.
+    """
     if not args.cache_latents and not args.cache_latents_to_disk:
         return
     dtype, identity = vae_dtype(args), weights_identity(models.vae.encoder)
@@ -75,22 +80,32 @@ def cache_latents(data: RunData, args: Namespace, family: Family, models: Models
     def encode(pixels: Tensor) -> Tensor:
         return family.encode_images(models.vae, pixels.to(accelerator.device, dtype)).cpu()
 
-    for group in (data.train, data.validation):
-        if group is not None:
-            cache_group(
-                group,
-                encode,
-                to_disk=args.cache_latents_to_disk,
-                suffix=family.latents.cache_suffix,
-                batch_size=args.vae_batch_size,
-                skip_check=args.skip_cache_check,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
-                vae_id=identity,
-            )
+    groups = [group for group in (data.train, data.validation) if group is not None]
+    largest = max(group.largest_bucket for group in groups)
+    at_once = vae_batch_size(args.vae_batch_size, largest, dtype, accelerator.device, strict_compat=args.strict_compat)
+    encode_in_parts = EncodeInParts(encode, at_once)
+    bad: dict[str, str] = {}
+    for group in groups:
+        bad |= cache_group(
+            group,
+            encode_in_parts,
+            to_disk=args.cache_latents_to_disk,
+            suffix=family.latents.cache_suffix,
+            batch_size=at_once,
+            skip_check=args.skip_cache_check,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            vae_id=identity,
+        )
     models.vae.to("cpu")
     clear_device_cache(accelerator.device)
     accelerator.wait_for_everyone()
+    drop_bad_images(groups, _of_all_processes(bad, accelerator), skip=args.skip_bad_images)
+
+
+def _of_all_processes(bad: dict[str, str], accelerator: Accelerator) -> dict[str, str]:
+    """The bad images that any process found: each may have decoded only its share."""
+    return dict(gather_object(list(bad.items()))) if accelerator.num_processes > 1 else bad
 
 
 def place_models(

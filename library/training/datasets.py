@@ -3,17 +3,20 @@
 import logging
 import random
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from library.data.custom_dataset import CustomGroup, dataset_class
 from library.data.dataset import ImageDataset
 from library.data.dataset_config import folder_config, metadata_config, plan_datasets, read_dataset_config
+from library.data.dataset_schema import check_options
 from library.data.group import DatasetGroup
-from library.data.registration import register_images
-from library.data.subsets import DatasetSettings, ImageRecord
+from library.data.registration import Registered, register_images
+from library.data.sizes import bad_images_error, bad_images_message
+from library.data.subsets import DatasetSettings
 from library.models.family import Family
 from library.training.held_out import holds_images_out, leave_out_trained, without_chance
 
@@ -61,7 +64,7 @@ CONFIG_KEYS = (
 class RunData:
     """The data of a run. dataset_seed: what every data set shuffles by. from_config: a --dataset_config described it."""
 
-    train: DatasetGroup
+    train: DatasetGroup | CustomGroup
     validation: DatasetGroup | None
     dataset_seed: int
     from_config: bool
@@ -73,11 +76,11 @@ def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int
     dataset_seed: that of the run which goes on here; None draws one.
     Raises ValueError if nothing is left to train on, or if the options and the data do not fit together.
     """
-    config, source = _config(args)
-    settings = plan_datasets(config, _defaults(args), masked_loss=args.masked_loss, source=source)
-    strict = args.strict_compat
-    train = DatasetGroup(_datasets(settings, seed, strict=strict))
-    validation = _validation_group(settings, seed, train, strict=strict) if holds_images_out(settings) else None
+    if args.dataset_class is not None:
+        train, validation, from_config = custom_group(args), None, False
+    else:
+        train, validation = _image_groups(args, seed)
+        from_config = args.dataset_config is not None
     drawn_seed = random.randint(0, 2**31)
     dataset_seed = drawn_seed if dataset_seed is None else dataset_seed
     for group in (train, validation):
@@ -87,7 +90,7 @@ def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int
             group.check_bucket_steps(family.latents.bucket_step)
             check_caching(args, group)
     logger.info("training data\n%s", train.table())
-    return RunData(train, validation, dataset_seed, from_config=args.dataset_config is not None)
+    return RunData(train, validation, dataset_seed, from_config)
 
 
 def tokenize_function(args: Namespace, family: Family) -> Callable[[list[str]], tuple[list[Tensor], list[Tensor] | None]]:
@@ -113,30 +116,89 @@ def check_caching(args: Namespace, group: DatasetGroup) -> None:
         raise ValueError("text encoder outputs cannot be cached:\n" + "\n".join(reasons))
 
 
-def _validation_group(settings: list[DatasetSettings], seed: int, train: DatasetGroup, *, strict: bool) -> DatasetGroup | None:
+def custom_group(args: Namespace) -> CustomGroup:
+    """The data set of --dataset_class. Raises ValueError if there is none of that name."""
+    ignored = [f"--{name}" for name in ("dataset_config", "train_data_dir", "reg_data_dir", "in_json") if getattr(args, name)]
+    if ignored:
+        logger.warning("--dataset_class is given, so %s is ignored", ", ".join(ignored))
+    options, mistakes = check_options({"resolution": args.resolution})
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    resolution = options.get("resolution")
+    dataset = dataset_class(args.dataset_class)(None, args.max_token_length, resolution, args.debug_dataset)
+    return CustomGroup(dataset, args.dataset_class, resolution or (0, 0), strict_compat=args.strict_compat)
+
+
+def _image_groups(args: Namespace, seed: int) -> tuple[DatasetGroup, DatasetGroup | None]:
+    """The images to train on and those held out, listed and checked; all mistakes in both are told at once."""
+    config, source = _config(args)
+    settings = plan_datasets(config, _defaults(args), masked_loss=args.masked_loss, source=source)
+    measured = settings if args.strict_compat else without_chance(settings)
+    mistakes: list[str] = []
+    trained = _registered(args, settings, seed, mistakes, validation=False)
+    held_out = _registered(args, measured, seed, mistakes, validation=True) if holds_images_out(settings) else None
+    if mistakes:
+        raise ValueError("\n".join(dict.fromkeys(mistakes)))
+    train = DatasetGroup(_datasets(args, settings, trained))
+    return train, None if held_out is None else _validation_group(args, measured, held_out, train)
+
+
+def _registered(
+    args: Namespace, settings: list[DatasetSettings], seed: int, mistakes: list[str], *, validation: bool
+) -> list[Registered]:
+    """The images of each data set; what is wrong with them is added to `mistakes`."""
+    registered = []
+    for one in settings:
+        try:
+            found = register_images(
+                one,
+                validation=validation,
+                strict_compat=args.strict_compat,
+                validation_seed_default=seed,
+                skip_bad_images=args.skip_bad_images,
+                use_index=not args.no_image_index,
+                latents_cached=bool(args.cache_latents or args.cache_latents_to_disk),
+            )
+        except ValueError as mistake:
+            mistakes.append(str(mistake))
+        else:
+            registered.append(found)
+    return registered
+
+
+def _datasets(args: Namespace, settings: list[DatasetSettings], registered: list[Registered]) -> list[ImageDataset]:
+    strict, skip = args.strict_compat, args.skip_bad_images
+    return [
+        ImageDataset(one, found, index=index, strict_compat=strict, skip_bad_images=skip)
+        for index, (one, found) in enumerate(zip(settings, registered, strict=True))
+    ]
+
+
+def _validation_group(
+    args: Namespace, settings: list[DatasetSettings], held_out: list[Registered], train: DatasetGroup
+) -> DatasetGroup | None:
     """The held-out images; None, with a warning, if there is not a single one. strict_compat: they may be trained on too."""
-    trained = [record for dataset in train.datasets for record in dataset.records.values()]
-    datasets = _datasets(settings if strict else without_chance(settings), seed, strict=strict, trained=trained)
-    if not any(dataset.records for dataset in datasets):
+    if not args.strict_compat:
+        trained = [record for dataset in train.datasets for record in dataset.records.values()]
+        for registered in held_out:
+            leave_out_trained(registered, trained)
+    if not any(registered.records for registered in held_out):
         logger.warning("--validation_split leaves no image to validate with: the share is too small, so nothing is validated")
         return None
-    group = DatasetGroup(datasets)
+    group = DatasetGroup(_datasets(args, settings, held_out))
     logger.info("%d images are held out for validation", group.num_train_images)
     return group
 
 
-def _datasets(
-    settings: list[DatasetSettings], seed: int, *, strict: bool, trained: list[ImageRecord] | None = None
-) -> list[ImageDataset]:
-    """trained: the images that are trained on, for the data sets of those that are held out; None for the former themselves."""
-    validation = trained is not None
-    datasets = []
-    for index, one in enumerate(settings):
-        registered = register_images(one, validation=validation, strict_compat=strict, validation_seed_default=seed)
-        if validation and not strict:
-            leave_out_trained(registered, trained)
-        datasets.append(ImageDataset(one, registered, index=index, strict_compat=strict))
-    return datasets
+def drop_bad_images(groups: Sequence[DatasetGroup], problems: dict[str, str], *, skip: bool) -> None:
+    """Leaves these images (path -> problem) out with a warning. Raises ValueError naming them all without `skip`."""
+    if not problems:
+        return
+    if not skip:
+        raise bad_images_error(problems)
+    logger.warning("%s\nthey are left out (--skip_bad_images)", bad_images_message(problems))
+    for group in groups:
+        group.drop(problems)
 
 
 def _config(args: Namespace) -> tuple[dict, str]:

@@ -11,7 +11,10 @@ from library.args.parser import SCRIPTS, default_values, options_of, setup_parse
 from tests.args.commands import SDXL_TRAIN_NETWORK, TRAIN_NETWORK
 
 DATA = Path(__file__).parent / "data"
-NEW_OPTIONS = {"strict_compat", "skip_image_resolution", "nan_guard", "nan_guard_patience", "text_encoder_cache_variants"}
+NEW_OPTIONS = {
+    "strict_compat", "skip_image_resolution", "skip_bad_images", "no_image_index", "nan_guard", "nan_guard_patience",
+    "text_encoder_cache_variants",
+}  # fmt: skip
 
 
 def recorded(script: str) -> list[dict]:

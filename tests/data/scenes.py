@@ -21,18 +21,28 @@ def paint(path: Path, size: tuple[int, int] = (64, 64), mode: str = "RGB", seed:
     return path
 
 
+def cut_off(path: Path) -> Path:
+    """Shortens an image so that its header is good and its pixels are not all there."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    return path
+
+
 def record(path: Path, subset: Subset, size: tuple[int, int] = (64, 64), **values) -> ImageRecord:
     values = {"caption": f"a picture, {path.stem}, red, green, blue", "num_repeats": subset.num_repeats, "is_reg": subset.is_reg} | values
     return ImageRecord(key=str(path), path=path, subset=subset, size=size, **values)
 
 
-def dataset(records: list[ImageRecord], *, index: int = 0, strict_compat: bool = False, **settings) -> ImageDataset:
+def dataset(
+    records: list[ImageRecord], *, index: int = 0, strict_compat: bool = False, skip_bad_images: bool = False, **settings
+) -> ImageDataset:
     """A data set of 64x64 with buckets unless `settings` say otherwise."""
     subsets = list({id(item.subset): item.subset for item in records}.values())
     values = {"resolution": (64, 64), "enable_bucket": True, "min_bucket_reso": 64, "max_bucket_reso": 256} | settings
     train, regularisation = (sum(item.num_repeats for item in records if item.is_reg == kind) for kind in (False, True))
     registered = Registered({item.key: item for item in records}, train, regularisation, subsets)
-    return ImageDataset(DatasetSettings(subsets, **values), registered, index=index, strict_compat=strict_compat)
+    options = {"index": index, "strict_compat": strict_compat, "skip_bad_images": skip_bad_images}
+    return ImageDataset(DatasetSettings(subsets, **values), registered, **options)
 
 
 def painted_group(

@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from library.data.buckets import fit_inside_crop, plan_buckets, rounded
 from library.data.subsets import DatasetSettings
@@ -49,3 +51,39 @@ def test_without_buckets_every_image_goes_to_the_resolution():
 
 def test_halves_are_rounded_up():
     assert [rounded(length) for length in (0.5, 1.5, 2.4)] == [1, 2, 2]
+
+
+SIDES = st.integers(1, 4000)
+LIMITS = st.tuples(st.sampled_from([8, 32, 64]), st.integers(64, 512), st.integers(64, 512), st.integers(64, 1024), st.integers(0, 512))
+
+
+@settings(max_examples=60, deadline=None)
+@given(LIMITS, SIDES, SIDES)
+def test_any_image_covers_its_bucket_which_lies_within_the_limits(limits, width, height):
+    step, *resolution, smallest, more = limits
+    smallest = min(smallest, *resolution)
+    asked = {"min_bucket_reso": smallest, "max_bucket_reso": max(resolution) + more, "bucket_reso_steps": step}
+    buckets = plan_buckets(DatasetSettings([], tuple(resolution), enable_bucket=True, **asked))
+    choice = buckets.choose((width, height))
+    assert all(side % step == 0 and side > 0 for side in choice.bucket)
+    assert all(long >= short for long, short in zip(choice.resized, choice.bucket, strict=True))
+    assert choice.bucket[0] * choice.bucket[1] <= buckets.area
+    assert any(long == short for long, short in zip(choice.resized, choice.bucket, strict=True)), "no more is cut off than need be"
+    assert buckets.choose(choice.bucket).bucket == choice.bucket
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([8, 32, 64]), st.integers(64, 1024), SIDES, SIDES)
+def test_without_upscaling_no_image_grows_and_less_than_a_step_is_cut_off(step, side, width, height):
+    buckets = plan_buckets(
+        DatasetSettings(
+            [], (side, side), enable_bucket=True, bucket_no_upscale=True, bucket_reso_steps=step, min_bucket_reso=8, max_bucket_reso=2048
+        )
+    )
+    try:
+        choice = buckets.choose((width, height))
+    except ValueError:
+        assert min(width, height) < step or width * height > side * side
+        return
+    assert choice.resized[0] <= width and choice.resized[1] <= height
+    assert all(0 <= long - short < step for long, short in zip(choice.resized, choice.bucket, strict=True))

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
-from library.data.caption_files import read_captions, tag_frequency
+from library.data.caption_files import read_captions, tag_frequency, without_tags
 from library.data.folders import list_images
 from library.data.subsets import Subset
 
@@ -17,7 +15,8 @@ def captions(folder, *files, image="a.png", strict_compat=False, **options):
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     listing = list_images(str(folder))
     subset = Subset(**{"caption_extension": ".txt", **options})
-    return read_captions(listing.images, listing, subset, strict_compat=strict_compat)[str(folder / image)]
+    texts, problems = read_captions(listing.images, listing, subset, strict_compat=strict_compat)
+    return problems or texts[str(folder / image)]
 
 
 def test_a_caption_is_the_first_line_stripped(tmp_path):
@@ -69,15 +68,21 @@ def test_an_empty_file_is_an_empty_caption_with_a_warning(tmp_path, caplog):
     assert "1 caption files are empty" in caplog.text
 
 
-def test_an_empty_file_is_an_error_in_strict_mode(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.txt: empty"):
-        captions(tmp_path, ("a.txt", ""), strict_compat=True)
+def test_an_empty_file_is_a_problem_in_strict_mode(tmp_path):
+    problems = captions(tmp_path, ("a.txt", ""), strict_compat=True)
+    assert list(problems) == [str(tmp_path / "a.png")] and "a.txt is empty" in problems[str(tmp_path / "a.png")]
 
 
-def test_all_files_that_are_not_utf8_are_named(tmp_path):
+def test_each_file_that_is_not_utf8_is_a_problem_of_its_image(tmp_path):
     (tmp_path / "b.png").touch()
-    with pytest.raises(ValueError, match=r"(?s)2 caption files.*a\.txt.*b\.txt.*save it again as UTF-8"):
-        captions(tmp_path, ("a.txt", "ä".encode("latin-1")), ("b.txt", b"\xff"))
+    problems = captions(tmp_path, ("a.txt", "ä".encode("latin-1")), ("b.txt", b"\xff"))
+    assert [Path(image).name for image in problems] == ["a.png", "b.png"]
+    assert all("save it again as UTF-8" in problem for problem in problems.values())
+
+
+def test_the_counts_without_a_caption_are_those_of_the_others():
+    frequency = tag_frequency(["a, b", "b, b, c"])
+    assert without_tags(frequency, "b, b, c") == tag_frequency(["a, b"])
 
 
 def test_tags_are_counted_in_lower_case_without_empty_ones():

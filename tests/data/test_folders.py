@@ -1,5 +1,7 @@
 """Listing images, and pairing them with masks."""
 
+from pathlib import Path
+
 import pytest
 
 from library.data import folders
@@ -32,10 +34,13 @@ def test_brackets_in_a_folder_name_are_ordinary_letters(tmp_path):
     assert names(list_images(touch(tmp_path / "[a] *", "x.png"))) == ["x.png"]
 
 
-def test_images_that_need_a_missing_package_are_counted_in_one_warning(tmp_path, monkeypatch, caplog):
+def test_images_that_need_a_missing_package_are_told_with_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "image_extensions", lambda: folders.EXTENSIONS)
-    assert names(list_images(touch(tmp_path, "a.jxl", "b.JXL", "c.png"))) == ["c.png"]
-    assert "2 .jxl images left out, reading them needs: pip install pillow-jxl-plugin" in caplog.text
+    listing = list_images(touch(tmp_path, "a.jxl", "b.JXL", "c.png"))
+    assert names(listing) == ["c.png"]
+    assert listing.unreadable == dict.fromkeys(
+        (str(tmp_path / "a.jxl"), str(tmp_path / "b.JXL")), "reading .jxl files needs: pip install pillow-jxl-plugin"
+    )
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path):
@@ -45,15 +50,17 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
 
 def test_images_and_masks_are_paired_by_name_whatever_the_ending(tmp_path):
     images = list_images(touch(tmp_path / "i", "a.png", "b.jpg")).images
-    masks = pair_with_conditioning(images, touch(tmp_path / "m", "a.jpg", "a.png", "b.webp"))
-    assert [path.name for path in masks.values()] == ["a.jpg", "b.webp"]
+    masks, problems = pair_with_conditioning(images, touch(tmp_path / "m", "a.jpg", "a.png", "b.webp"))
+    assert [path.name for path in masks.values()] == ["a.jpg", "b.webp"] and not problems
 
 
-def test_all_missing_and_all_extra_masks_are_named(tmp_path):
+def test_all_missing_and_all_extra_masks_are_told(tmp_path):
     images = list_images(touch(tmp_path / "i", "a.png", "b.png", "c.png")).images
-    with pytest.raises(ValueError) as error:
-        pair_with_conditioning(images, touch(tmp_path / "m", "c.png", "d.png", "e.png"))
-    assert all(name in str(error.value) for name in ("2 images have no mask", "a.png", "b.png", "2 masks have no image", "d.png", "e.png"))
+    masks, problems = pair_with_conditioning(images, touch(tmp_path / "m", "c.png", "d.png", "e.png"))
+    assert list(masks) == images[2:]
+    assert [(Path(path).name, problem.split(" in ")[0]) for path, problem in problems.items()] == [
+        ("a.png", "it has no mask"), ("b.png", "it has no mask"), ("d.png", "a mask without an image"), ("e.png", "a mask without an image")
+    ]
 
 
 def test_a_missing_folder_of_masks_is_named(tmp_path):

@@ -1,10 +1,16 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from library.data.images import alpha_tensor, load_image, resize_image, to_tensor
+from library.data.folders import image_extensions
+from library.data.images import BadImage, alpha_tensor, load_image, resize_image, to_tensor
+from library.data.sizes import probe_sizes
 from tests.data.scenes import paint
 
 
@@ -59,9 +65,66 @@ def test_transparency_is_dropped_not_blended(tmp_path):
     assert load_image(tmp_path / "clear.png")[0, 0].tolist() == [200, 100, 50]
 
 
-def test_sixteen_bit_grey_is_cut_off_at_255(tmp_path):
-    Image.fromarray(np.array([[0, 100, 40000]], np.uint16)).save(tmp_path / "deep.png")
-    assert load_image(tmp_path / "deep.png")[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+def test_sixteen_bit_grey_is_scaled_and_in_strict_mode_cut_off_at_255(tmp_path):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert load_image(tmp_path / "deep.png")[0].tolist() == [[0] * 3, [1] * 3, [255] * 3]
+    assert load_image(tmp_path / "deep.png", strict_compat=True)[0].tolist() == [[0] * 3, [255] * 3, [255] * 3]
+
+
+def test_sixteen_bit_grey_has_a_full_alpha_channel(tmp_path):
+    Image.fromarray(np.array([[65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert load_image(tmp_path / "deep.png", with_alpha=True)[0, 0].tolist() == [255] * 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_keeps_its_colours_and_its_alpha(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "p.png", transparency=bytes([0, 255]))
+    assert load_image(tmp_path / "p.png")[0].tolist() == [[200, 100, 50], [10, 20, 30]]
+    assert load_image(tmp_path / "p.png", with_alpha=True)[0].tolist() == [[200, 100, 50, 0], [10, 20, 30, 255]]
+
+
+def test_a_cmyk_photo_becomes_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    red = load_image(tmp_path / "print.jpg")[8, 8]
+    assert red[0] > 200 and max(red[1:]) < 60
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.avif", "猫 と犬.png", "with space.jpg"])
+def test_formats_and_names_of_all_kinds_are_read(tmp_path, name):
+    if name.endswith(".avif") and ".avif" not in image_extensions():
+        pytest.skip("needs Pillow with AVIF or the package pillow-avif-plugin")
+    Image.new("RGB", (32, 16), (250, 5, 5)).save(tmp_path / name)
+    pixels = load_image(tmp_path / name)
+    assert pixels.shape == (16, 32, 3) and pixels[8, 8, 0] > 200
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "avif"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_named_and_nothing_else(tmp_path, ending, data):
+    path = paint(tmp_path / f"damaged.{ending}", (24, 16))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    sizes, problems = probe_sizes([str(path)])
+    assert len(sizes) + len(problems) == 1
+    if problems or math.prod(sizes[str(path)]) > 10**6:
+        return
+    try:
+        assert load_image(path).ndim == 3
+    except BadImage as error:
+        assert error.path == path and error.reason
+
+
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    paths = [str(paint(tmp_path / name, (80, 60))) for name in ("a.png", "b.webp")]
+    problems = probe_sizes(paths)[1]
+    assert list(problems) == paths and all("more than the" in problem and "scale it down" in problem for problem in problems.values())
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

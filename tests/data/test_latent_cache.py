@@ -10,7 +10,7 @@ from torch import Tensor
 from library.data.latent_cache import cache_latents
 from library.data.latent_files import read_latents
 from library.data.subsets import Subset
-from tests.data.scenes import paint, painted_group
+from tests.data.scenes import cut_off, paint, painted_group
 
 SD = {"to_disk": True, "suffix": "_sd.npz", "batch_size": 2}
 MEMORY = SD | {"to_disk": False}
@@ -148,6 +148,7 @@ def test_a_cut_off_run_goes_on_where_it_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         cache_latents(group, stops, **SD)
+    assert len(list(tmp_path.glob("*.npz"))) == 4 and not list(tmp_path.glob(".*"))
     assert encoded_again(group) == 1
 
 
@@ -259,11 +260,15 @@ def test_nan_from_the_vae_stops_with_the_image_s_name_and_a_way_out(tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_an_unreadable_image_is_named(tmp_path):
-    group = painted_group(tmp_path, 2)
-    (tmp_path / "i1.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="i1.png"):
-        cache_latents(group, Encoder(), **MEMORY)
+@pytest.mark.parametrize("options", [SD, MEMORY])
+def test_all_images_that_cannot_be_decoded_are_told_and_the_others_cached(tmp_path, options):
+    group = painted_group(tmp_path, 4)
+    for name in ("i1.png", "i3.png"):
+        cut_off(tmp_path / name)
+    bad = cache_latents(group, Encoder(), **options)
+    assert [os.path.basename(key) for key in bad] == ["i1.png", "i3.png"] and all("truncated" in reason for reason in bad.values())
+    group.drop(bad)
+    assert len(records(group)) == 2 and group[1, 0, 0].latents is not None
 
 
 def test_latents_in_memory_are_shared_with_workers_that_are_started_afresh(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def test_all_unreadable_images_are_named_with_the_ways_out(tmp_path):
     draw(tmp_path, "good.png")
     (tmp_path / "bad1.png").touch()
     (tmp_path / "bad2.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"(?s)2 images cannot be read.*bad1\.png.*bad2\.jpg.*--skip_bad_images"):
+    with pytest.raises(ValueError, match=r"(?s)2 images cannot be used.*bad1\.png.*bad2\.jpg.*--skip_bad_images"):
         register(Subset(image_dir=str(tmp_path)))
 
 
@@ -153,6 +153,15 @@ def test_masks_are_found_for_each_image(tmp_path):
     draw(tmp_path / "m", "a.jpg", "b.jpg")
     subset = Subset(image_dir=str(tmp_path / "i"), conditioning_data_dir=str(tmp_path / "m"))
     assert [record.conditioning_path.name for record in register(subset).records.values()] == ["a.jpg", "b.jpg"]
+
+
+def test_an_image_without_a_mask_stops_the_run_or_is_left_out(tmp_path):
+    draw(tmp_path / "i", "a.png", "b.png")
+    draw(tmp_path / "m", "a.jpg", "c.jpg")
+    subset = Subset(image_dir=str(tmp_path / "i"), conditioning_data_dir=str(tmp_path / "m"))
+    with pytest.raises(ValueError, match=r"(?s)b\.png: it has no mask.*c\.jpg: a mask without"):
+        register(subset)
+    assert names(register(subset, skip_bad_images=True)) == ["a.png"]
 
 
 def test_masks_and_random_crop_cannot_be_combined(tmp_path):

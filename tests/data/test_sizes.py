@@ -48,7 +48,7 @@ def test_each_unreadable_file_gets_its_reason(tmp_path):
 
 def test_the_message_lists_twenty_files_and_counts_the_rest():
     message = bad_images_message({f"{number}.png": "empty" for number in range(23)})
-    assert "23 images cannot be read" in message and "19.png: empty" in message and "20.png" not in message and "and 3 more" in message
+    assert "23 images cannot be used" in message and "19.png: empty" in message and "20.png" not in message and "and 3 more" in message
 
 
 @pytest.mark.parametrize("slow", [0.0, 1.0])

@@ -63,7 +63,7 @@ def test_one_subset_can_be_held_out_alone(tmp_path, capsys):
 def test_data_sets_on_the_same_folder_hold_out_the_same_images(tmp_path):
     write_images(tmp_path / "data", count=10)
     datasets = [{"resolution": side, "subsets": [subset(tmp_path)]} for side in (64, 128)]
-    data = built(tmp_path, config={"general": {"validation_split": 0.3}, "datasets": datasets})
+    data = built(tmp_path, "--cache_latents", config={"general": {"validation_split": 0.3}, "datasets": datasets})
     assert len(names(data.validation)) == 6 and not set(names(data.train)) & set(names(data.validation))
 
 
