@@ -11,6 +11,8 @@ WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 def model_problems(args: Namespace, script: str) -> Iterator[str]:
     model = args.pretrained_model_name_or_path
+    if model is None and args.debug_dataset:
+        return
     if model is None:
         yield (
             "--pretrained_model_name_or_path is missing: name the model to train on, "
@@ -25,7 +27,7 @@ def model_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def network_problems(args: Namespace, script: str) -> Iterator[str]:
-    if args.network_module is None:
+    if args.network_module is None and not args.debug_dataset:
         yield "--network_module is missing: name the kind of network to train, such as --network_module networks.lora"
     if args.network_weights is not None and not Path(args.network_weights).is_file():
         yield f"--network_weights {args.network_weights}: there is no such file; leave it out to start with a new network"
@@ -40,7 +42,7 @@ def network_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def output_problems(args: Namespace, script: str) -> Iterator[str]:
-    if args.output_dir is None:
+    if args.output_dir is None and not args.debug_dataset:
         yield "--output_dir is missing: name the folder for the trained files, such as --output_dir output"
     for name in ("output_dir", "logging_dir"):
         folder = getattr(args, name)
@@ -55,6 +57,8 @@ def output_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def dataset_problems(args: Namespace, script: str) -> Iterator[str]:
+    if args.dataset_class is not None:
+        return
     if args.dataset_config is not None:
         if not Path(args.dataset_config).is_file():
             yield f"--dataset_config {args.dataset_config}: there is no such file (looked for from {Path.cwd()})"

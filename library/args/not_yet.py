@@ -13,8 +13,6 @@ NOT_YET = {
     "torch_compile": "leave it out",
     "huggingface_repo_id": "upload the saved file by hand",
     "save_state_to_huggingface": "upload by hand",
-    "debug_dataset": "read the table of buckets that each run prints",
-    "dataset_class": "describe the data with --dataset_config",
 }
 
 

@@ -24,6 +24,7 @@ from library.training.plan import Plan
 from library.training.positions import Position
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saving_points import SavePoints
+from library.training.show_dataset import show_dataset
 from library.training.state_points import StatePoints
 from library.training.state_writer import state_writer
 from library.training.step import MicroStep, StepParts, StepSettings, training_loss
@@ -224,6 +225,9 @@ def call(watchers: list[Callable], value: object) -> None:
 
 def train_network(args: Namespace, family: Family) -> None:
     """What the entry scripts call."""
+    if args.debug_dataset:
+        show_dataset(args, family)
+        return
     with memory_shortage_explained(args):
         run = prepare(args, family)
         if run.accelerator.num_processes > 1:  # signals reach processes at different steps
