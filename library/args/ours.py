@@ -33,3 +33,18 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="bad updates in a row until --nan_guard acts (default: 5)",
     )
+    group.add_argument(
+        "--lr_scheduler_preview",
+        type=str,
+        default=None,
+        metavar="FILE.png",
+        help="draw the learning rate over the steps of this command line as a picture, and end (default: train)",
+    )
+    group.add_argument(
+        "--blocks_to_swap",
+        type=int,
+        default=None,
+        metavar="N",
+        help="keep the frozen weights of the N largest U-Net blocks in main memory and bring them to the GPU only while they are used: "
+        "less GPU memory, slower (default: none)",
+    )

@@ -15,8 +15,9 @@ from library.data.batch import Batch
 from library.data.group import DatasetGroup
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
-from library.training import adapter, base_models, optimization, previews, resuming, settings, trackers
+from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, trackers
 from library.training.datasets import RunData, build_datasets
+from library.training.header import run_header
 from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
@@ -94,9 +95,11 @@ def prepare(args: Namespace, family: Family) -> Run:
     """
     prompts = previews.read_prompts(args, family)
     saved = resuming.saved_run(args, family.base_model_version)
-    session = Session.begin(resuming.seed_of(saved, args))
-    data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
+    seed = resuming.seed_of(saved, args)
+    session = Session.begin(seed)
     accelerator = settings.accelerator(args)
+    session = session.shared(accelerator, seed)
+    data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     plan = settings.plan(args, data, accelerator)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
@@ -120,6 +123,10 @@ def prepare(args: Namespace, family: Family) -> Run:
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
     write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator)
+    if accelerator.is_main_process:
+        line = schedules.schedule_line(args, built, plan.total_steps, accelerator.num_processes)
+        logger.info("training\n%s", run_header(args, family, data, plan, network_settings, optimizing, line, accelerator))
+    session.separate(accelerator, args.strict_compat)
     resuming.restore(saved, args, start, network, optimizing, accelerator)
     return Run(
         family=family,
@@ -223,6 +230,9 @@ def call(watchers: list[Callable], value: object) -> None:
 
 def train_network(args: Namespace, family: Family) -> None:
     """What the entry scripts call."""
+    if args.lr_scheduler_preview:
+        preview_schedule(args, family)
+        return
     with memory_shortage_explained(args):
         run = prepare(args, family)
         if run.accelerator.num_processes > 1:  # signals reach processes at different steps
@@ -230,3 +240,10 @@ def train_network(args: Namespace, family: Family) -> None:
             return
         with run.stop.listening(on_request=run.states.ask):
             train(run)
+
+
+def preview_schedule(args: Namespace, family: Family) -> None:
+    """Draws the learning rate over the steps that these options and data make; no model is loaded."""
+    accelerator = settings.accelerator(args)
+    plan = settings.plan(args, build_datasets(args, family, args.seed or 0), accelerator)
+    schedules.preview(args, plan.total_steps, accelerator.num_processes)
