@@ -7,10 +7,6 @@ from library.args.parser import default_values, setup_parser
 
 NOT_YET = {
     "deepspeed": "train on GPUs that hold the whole model",
-    "fp8_base": "use --mixed_precision bf16 or fp16 alone",
-    "fp8_base_unet": "use --mixed_precision bf16 or fp16 alone",
-    "cpu_offload_checkpointing": "use --gradient_checkpointing alone",
-    "torch_compile": "leave it out",
     "huggingface_repo_id": "upload the saved file by hand",
     "save_state_to_huggingface": "upload by hand",
     "cache_text_encoder_outputs": "leave it out, captions are then encoded at each step",

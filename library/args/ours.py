@@ -2,9 +2,11 @@
 
 from argparse import ArgumentParser
 
+TITLE = "new in this suite"
+
 
 def add_our_arguments(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("new in this suite")
+    group = parser.add_argument_group(TITLE)
     group.add_argument(
         "--strict_compat",
         action="store_true",
@@ -47,4 +49,14 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="keep the frozen weights of the N largest U-Net blocks in main memory and bring them to the GPU only while they are used: "
         "less GPU memory, slower (default: none)",
+    )
+    group.add_argument(
+        "--vae_slicing",
+        action="store_true",
+        help="the VAE works on one image of a batch at a time: less GPU memory, same latents (default: off)",
+    )
+    group.add_argument(
+        "--vae_tiling",
+        action="store_true",
+        help="the VAE works on large images in overlapping tiles: much less GPU memory, latents differ a little (default: off)",
     )

@@ -20,6 +20,7 @@ from library.args.model_metadata import add_model_metadata_arguments
 from library.args.network import add_network_arguments
 from library.args.noise_and_loss import add_noise_and_loss_arguments
 from library.args.optimizer import add_optimizer_arguments
+from library.args.ours import TITLE as NEW_OPTIONS
 from library.args.ours import add_our_arguments
 from library.args.previews import add_preview_arguments
 from library.args.saving import add_saving_arguments
@@ -98,6 +99,13 @@ class TrainingParser(ArgumentParser):
             self.error(self._unknown_message(unknown[0], argv))
         return namespace
 
+    def _get_option_tuples(self, option_string: str) -> list:
+        """What argparse takes a shortened option for: never for a new one, so that old command lines mean what they meant."""
+        return [found for found in super()._get_option_tuples(option_string) if found[0] not in self._new_options()]
+
+    def _new_options(self) -> list[Action]:
+        return [action for group in self._action_groups if group.title == NEW_OPTIONS for action in group._group_actions]
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\nSee {self.prog} --help for all options.\n")
 
@@ -118,7 +126,8 @@ class TrainingParser(ArgumentParser):
         """The option that `name`, maybe shortened, stands for; None if none or several."""
         if name in self._option_string_actions:
             return self._option_string_actions[name]
-        meant = [full for full in self._names() if name.startswith("--") and len(name) > 2 and full.startswith(name)]
+        old = [full for full, option in self._option_string_actions.items() if option not in self._new_options()]
+        meant = [full for full in old if name.startswith("--") and len(name) > 2 and full.startswith(name)]
         return self._option_string_actions[meant[0]] if len(meant) == 1 else None
 
     def _unknown_message(self, unknown: str, argv: list[str]) -> str:

@@ -12,6 +12,7 @@ from tests.args.commands import SDXL_TRAIN_NETWORK, TRAIN_NETWORK
 
 DATA = Path(__file__).parent / "data"
 NEW_OPTIONS = {"strict_compat", "skip_image_resolution", "nan_guard", "nan_guard_patience"}
+NEW_OPTIONS |= {"lr_scheduler_preview", "blocks_to_swap", "vae_slicing", "vae_tiling"}
 
 
 def recorded(script: str) -> list[dict]:
