@@ -27,7 +27,7 @@ class Adafactor(PackageAdafactor):
                 loss = closure()
         for group in self.param_groups:
             alike = defaultdict(list)
-            for parameter in with_gradients(group)[0]:
+            for parameter in (parameter for part, _ in with_gradients(group) for parameter in part):
                 self._prepare(group, parameter)
                 alike[parameter.shape, parameter.dtype, parameter.device, self.state[parameter]["step"]].append(parameter)
             for parameters in alike.values():

@@ -70,18 +70,24 @@ def run_log_dir(logging_dir: str | None, log_prefix: str | None) -> str | None:
 
 
 def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over all processes, with one collective for all of them."""
+    """Replaces each gradient by its mean over all processes, with one collective for all of them.
+
+    parameters: the same ones in all processes. One that has a gradient in some processes only (module dropout) counts as zero in the
+    others, and one that has none anywhere keeps none; to tell the two apart, a process reads from its device if it misses any.
+    """
     if accelerator.num_processes == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
-    flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-    flat = accelerator.reduce(flat, reduction="mean")
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    missing = [parameter.grad is None for parameter in trained]
+    for parameter in (parameter for parameter in trained if parameter.grad is None):
+        parameter.grad = torch.zeros_like(parameter)
+    found = torch.tensor(missing).logical_not().float().to(accelerator.device, non_blocking=True)
+    flat = torch.cat([*(parameter.grad.flatten().float() for parameter in trained), found])
+    *means, found = accelerator.reduce(flat, reduction="mean").split([*(parameter.numel() for parameter in trained), len(trained)])
+    torch._foreach_copy_([parameter.grad for parameter in trained], [mean.view_as(p) for mean, p in zip(means, trained, strict=True)])
+    if any(missing):
+        for parameter, anywhere in zip(trained, found.tolist(), strict=True):
+            parameter.grad = parameter.grad if anywhere else None
 
 
 def allow_half_precision_gradients(accelerator: Accelerator) -> None:
