@@ -15,6 +15,7 @@ from library.args.check_numbers import range_problems, size_problems, timestep_p
 from library.args.check_optimizer import key_value_problems, optimizer_problems, schedule_problems, share_problems
 from library.args.check_paths import (
     dataset_problems,
+    hub_problems,
     model_problems,
     network_problems,
     output_problems,
@@ -32,6 +33,7 @@ CHECKS = (
     network_problems,
     output_problems,
     resume_problems,
+    hub_problems,
     preview_problems,
     range_problems,
     timestep_problems,

@@ -15,6 +15,7 @@ from library.data.loader import BatchLoader
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
 from library.models.family import Family, Models
+from library.saving.hub import HubSettings, HubUpload
 from library.training.accelerator import DTYPES, make_accelerator
 from library.training.adapter import NetworkSettings, network_arguments
 from library.training.datasets import RunData
@@ -182,6 +183,7 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
         num_epochs=plan.num_epochs,
         enabled=accelerator.is_main_process,
         strict_compat=args.strict_compat,
+        hub=hub_upload(args) if accelerator.is_main_process else None,
     )
 
 
@@ -194,6 +196,24 @@ def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accele
         last_n_steps=args.save_last_n_steps_state or args.save_last_n_steps,
     )
     return StatePoints(save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process)
+
+
+def hub_upload(args: Namespace) -> HubUpload | None:
+    """Where saved files are sent besides, None without --huggingface_repo_id; the repository is there afterwards, or a warning."""
+    if not args.huggingface_repo_id:
+        return None
+    upload = HubUpload(
+        HubSettings(
+            repo_id=args.huggingface_repo_id,
+            repo_type=args.huggingface_repo_type or "model",
+            folder=args.huggingface_path_in_repo or "",
+            token=args.huggingface_token,
+            private=args.huggingface_repo_visibility != "public",
+            background=args.async_upload,
+        )
+    )
+    upload.check()
+    return upload
 
 
 def tracker_arguments(args: Namespace) -> dict[str, Any]:
