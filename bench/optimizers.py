@@ -2,8 +2,8 @@
 
     python bench/optimizers.py [--device cuda] [--model sd15] [--rank 16] [--steps 20] [--apart 50]
 
-The parameters are those of a networks.lora on SD 1.5 (U-Net and text encoder) or SDXL (U-Net). Reads are counted at the tensor methods
-that wait for the device; on the CPU nothing waits, and AdamW's reads are those of its step counters, which stay on the CPU anyway.
+One thread on the CPU. The parameters are those of a networks.lora on SD 1.5 (U-Net and text encoder) or SDXL (U-Net). Reads are counted
+at the tensor methods that wait for the device; on the CPU nothing waits, and foreach AdamW's are those of its own step counters.
 `apart` is how far the parameters lie from the package's after that many steps, relative to how far they have moved (0 leaves it out).
 """
 
@@ -105,15 +105,16 @@ def host_reads(step: Callable[[], object], device: str) -> int:
 
 
 def milliseconds(step: Callable[[], object], steps: int, device: str) -> float:
-    """The fastest of `steps` calls: the one least disturbed by other programs."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    """The fastest of `steps` calls; on the CPU in processor time of this process, so that other programs count little."""
+    on_gpu = device.startswith("cuda")
+    synchronize, clock = (torch.cuda.synchronize, time.perf_counter) if on_gpu else (lambda: None, time.process_time)
     times = []
     for _ in range(steps):
         synchronize()
-        start = time.perf_counter()
+        start = clock()
         step()
         synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times) * 1000
 
 
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--apart", type=int, default=0, metavar="STEPS")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
     shapes = lora_shapes(args.model, args.rank)
     count = sum(shape.numel() for shape in shapes)
     print(f"LoRA on {args.model}, rank {args.rank}: {len(shapes)} tensors, {count:,} numbers; {args.device}, torch {torch.__version__}\n")

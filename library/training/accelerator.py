@@ -1,6 +1,7 @@
 """The accelerate object of a run: device, precision, processes, trackers."""
 
 import datetime
+import importlib.util
 import logging
 import os
 import time
@@ -56,7 +57,12 @@ def make_accelerator(
 
 
 def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:
-    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker."""
+    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker.
+
+    Raises ValueError for wandb without its package, which accelerate would pass over in silence.
+    """
+    if log_with in ("wandb", "all") and importlib.util.find_spec("wandb") is None:
+        raise ValueError(f"--log_with {log_with} needs the package 'wandb': pip install wandb, or use --log_with tensorboard")
     if log_with is None:
         return "tensorboard" if logging_dir else None
     return log_with
