@@ -16,6 +16,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}  # how accelerate launch hands on its choice
 
 
 def make_accelerator(
@@ -28,6 +29,7 @@ def make_accelerator(
     ddp_timeout: int | None = None,
     ddp_gradient_as_bucket_view: bool = False,
     ddp_static_graph: bool = False,
+    deepspeed: bool = False,
 ) -> Accelerator:
     """An Accelerator whose precision and accumulation are those of the command line, whatever accelerate's own config says.
 
@@ -35,6 +37,7 @@ def make_accelerator(
     """
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a GPU, and torch sees none: use bf16 or no here, or install torch with CUDA")
+    keep_models_whole(deepspeed)
     handlers = []
     if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         timeout = datetime.timedelta(minutes=ddp_timeout) if ddp_timeout else None
@@ -54,6 +57,22 @@ def make_accelerator(
     )
     logger.info("device: %s, precision: %s, processes: %d", accelerator.device, mixed_precision, accelerator.num_processes)
     return accelerator
+
+
+def keep_models_whole(deepspeed: bool) -> None:
+    """Turns what DeepSpeed and FSDP would spread over processes back into plain data-parallel training, and says so.
+
+    They spread optimizer state, gradients and weights of what is trained. Of an adapter that is a few MB, and the numbers are the same.
+    deepspeed: --deepspeed was given; the choices of accelerate's own config come in its environment variables.
+    """
+    chosen = {name for variable, name in SHARDING.items() if os.environ.pop(variable, "").lower() in ("1", "true")}
+    chosen |= {"DeepSpeed"} if deepspeed else set()
+    if chosen:
+        logger.warning(
+            "%s has nothing to spread but the adapter, so every process trains the whole of it and gradients are averaged, with the same "
+            "result; the base model has to fit on each GPU, and --fp8_base or --blocks_to_swap make it smaller",
+            " and ".join(sorted(chosen)),
+        )
 
 
 def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:

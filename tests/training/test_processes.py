@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from library.training.accelerator import average_gradients
+from library.training.accelerator import average_gradients, keep_models_whole
 from library.training.run_metadata import Session
 from tests.training.options import command_line, write_images
 from tests.training.process_worker import train_and_watch
@@ -100,3 +100,18 @@ def test_processes_draw_alike_under_strict_compat_only(strict_compat):
         session.separate(Process(number), strict_compat)
         draws.append(torch.rand(1).item())
     assert (draws[0] == draws[1]) is strict_compat
+
+
+@pytest.mark.parametrize("variable, name", [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP"), ("", "DeepSpeed")])
+def test_what_would_spread_the_models_is_told_and_left_out(variable, name, monkeypatch, caplog):
+    """By accelerate's config or, last, by --deepspeed. The adapter is trained whole in each process."""
+    if variable:
+        monkeypatch.setenv(variable, "true")
+    keep_models_whole(deepspeed=not variable)
+    assert f"{name} has nothing to spread but the adapter" in caplog.text and variable not in os.environ
+
+
+def test_a_run_without_them_says_nothing(monkeypatch, caplog):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    keep_models_whole(deepspeed=False)
+    assert not caplog.text
