@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from library.args.parser import default_values, setup_parser
 
 NOT_YET = {
-    "save_state_to_huggingface": "upload by hand",
     "cache_text_encoder_outputs": "leave it out, captions are then encoded at each step",
     "cache_text_encoder_outputs_to_disk": "leave it out, captions are then encoded at each step",
     "debug_dataset": "read the table of buckets that each run prints",

@@ -1,5 +1,6 @@
 """What a run is about to do, in a dozen lines on the console when it starts. Text only; nothing here decides anything."""
 
+import logging
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,8 +11,26 @@ from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData
 from library.training.optimization import Optimization
 from library.training.plan import Plan
+from library.training.schedules import schedule_line
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"no": "32 bit", "fp16": "fp16", "bf16": "bf16"}
+
+
+def announce(
+    args: Namespace,
+    family: Family,
+    data: RunData,
+    plan: Plan,
+    network: NetworkSettings,
+    optimizing: Optimization,
+    accelerator: Accelerator,
+) -> None:
+    """Puts the header on the console, once for all processes."""
+    if accelerator.is_main_process:
+        line = schedule_line(args, optimizing.built, plan.total_steps, accelerator.num_processes)
+        logger.info("training\n%s", run_header(args, family, data, plan, network, optimizing, line, accelerator))
 
 
 def run_header(

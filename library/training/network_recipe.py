@@ -17,7 +17,7 @@ from library.data.loader import BatchLoader
 from library.models.family import Family, Models
 from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, trackers
 from library.training.datasets import RunData, build_datasets
-from library.training.header import run_header
+from library.training.header import announce
 from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
@@ -116,16 +116,13 @@ def prepare(args: Namespace, family: Family) -> Run:
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
 
     scale_weight_norms = adapter.supported_scale_weight_norms(network, args.scale_weight_norms)
-    metadata = run_metadata(
-        args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator
-    )
+    metadata = run_metadata(args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
     parts = settings.step_parts(args, family, models, network, accelerator)
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
+    hub = settings.hub_upload(args, accelerator)
     write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator)
-    if accelerator.is_main_process:
-        line = schedules.schedule_line(args, built, plan.total_steps, accelerator.num_processes)
-        logger.info("training\n%s", run_header(args, family, data, plan, network_settings, optimizing, line, accelerator))
+    announce(args, family, data, plan, network_settings, optimizing, accelerator)
     session.separate(accelerator, args.strict_compat)
     resuming.restore(saved, args, start, network, optimizing, accelerator)
     return Run(
@@ -138,10 +135,10 @@ def prepare(args: Namespace, family: Family) -> Run:
         plan=plan,
         parts=parts,
         step_settings=step_settings,
-        saves=settings.save_points(args, network, metadata, plan, accelerator),
+        saves=settings.save_points(args, network, metadata, plan, accelerator, hub),
         previews=previews.build_previews(args, prompts, family, models, network, accelerator),
         validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
-        states=settings.state_points(args, plan, write_state, accelerator),
+        states=settings.state_points(args, plan, write_state, accelerator, hub),
         start=start,
         losses=resuming.restored_losses(saved),
         accelerator=accelerator,

@@ -168,7 +168,9 @@ def save_settings(args: Namespace, plan: Plan) -> SaveSettings:
     )
 
 
-def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator) -> SavePoints:
+def save_points(
+    args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator, hub: HubUpload | None
+) -> SavePoints:
     """Where and when the network is saved, and with which metadata."""
     dtype = SAVE_DTYPES[args.save_precision]
 
@@ -184,11 +186,13 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
         num_epochs=plan.num_epochs,
         enabled=accelerator.is_main_process,
         strict_compat=args.strict_compat,
-        hub=hub_upload(args) if accelerator.is_main_process else None,
+        hub=hub,
     )
 
 
-def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accelerator: Accelerator) -> StatePoints:
+def state_points(
+    args: Namespace, plan: Plan, write: Callable[..., None], accelerator: Accelerator, hub: HubUpload | None
+) -> StatePoints:
     """When training states are saved; they follow the network's saves where they have no number of their own."""
     states = StateSettings(
         with_saves=args.save_state,
@@ -196,12 +200,15 @@ def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accele
         last_n_epochs=args.save_last_n_epochs_state or args.save_last_n_epochs,
         last_n_steps=args.save_last_n_steps_state or args.save_last_n_steps,
     )
-    return StatePoints(save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process)
+    upload = hub.folder if hub is not None and args.save_state_to_huggingface else None
+    return StatePoints(
+        save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process, upload=upload
+    )
 
 
-def hub_upload(args: Namespace) -> HubUpload | None:
-    """Where saved files are sent besides, None without --huggingface_repo_id; the repository is there afterwards, or a warning."""
-    if not args.huggingface_repo_id:
+def hub_upload(args: Namespace, accelerator: Accelerator) -> HubUpload | None:
+    """Where the main process sends saved files besides, None without --huggingface_repo_id; warns if there is no such repository."""
+    if not args.huggingface_repo_id or not accelerator.is_main_process:
         return None
     upload = HubUpload(
         HubSettings(

@@ -10,7 +10,9 @@ import pytest
 from huggingface_hub import constants, utils
 
 from library.saving.hub import HubSettings, HubUpload
+from library.training.positions import Position
 from library.training.saving_points import SavePoints, SaveSettings
+from library.training.state_points import StatePoints, StateSettings
 
 
 class Hub(ThreadingHTTPServer):
@@ -153,3 +155,14 @@ def test_background_uploads_are_all_there_when_the_run_has_ended(hub, tmp_path, 
     points.at_end(20)
     assert sorted(hub.files) == ["lora-000001.safetensors", "lora.safetensors"]
     assert caplog.text.index("uploaded lora.safetensors") < caplog.text.index("model saved")
+
+
+def test_a_saved_state_arrives_too(hub, tmp_path):
+    def write(folder, position, losses):
+        folder.mkdir()
+        (folder / "train_state.json").write_bytes(b"{}")
+
+    settings = SaveSettings(tmp_path, "lora", ".safetensors")
+    states = StatePoints(settings, StateSettings(at_end=True), write, num_epochs=1, upload=upload_to().folder)
+    states.at_end(Position(1, 1, 1), lambda: None)
+    assert hub.files == {"lora-state/train_state.json": b"{}"}

@@ -21,12 +21,11 @@ def train_and_watch(argv: list[str]) -> dict:
     """Trains; the images and noise of each micro step, what stood on the console, and the network's numbers at the end."""
     import torch
 
-    from library.training import network_recipe
-    from library.training.header import run_header
+    from library.training import header, network_recipe
     from tests.golden_workshop import read_command_line
 
     torch.set_num_threads(1)
-    real_loss, real_header, headers, first_draws = network_recipe.training_loss, run_header, [], []
+    real_loss, real_header, headers, first_draws = network_recipe.training_loss, header.run_header, [], []
 
     def loss_by_images(batch, parts, settings):
         first_draws.append(torch.rand(1).item())
@@ -37,7 +36,7 @@ def train_and_watch(argv: list[str]) -> dict:
         headers.append(real_header(*facts))
         return headers[-1]
 
-    network_recipe.training_loss, network_recipe.run_header = loss_by_images, kept_header
+    network_recipe.training_loss, header.run_header = loss_by_images, kept_header
     try:
         run = network_recipe.prepare(*read_command_line("sd", argv))
         images, updates = [], []
@@ -45,7 +44,7 @@ def train_and_watch(argv: list[str]) -> dict:
         run.update_watchers.append(lambda update: updates.append(len(images)))
         network_recipe.train(run)
     finally:
-        network_recipe.training_loss, network_recipe.run_header = real_loss, real_header
+        network_recipe.training_loss, header.run_header = real_loss, real_header
     numbers = torch.cat([parameter.detach().flatten() for parameter in run.network.parameters()])
     return {
         "images": images, "updates": updates, "header": "\n".join(headers), "own_draw": first_draws[0],
