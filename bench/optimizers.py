@@ -1,55 +1,87 @@
 """Time per step and host reads of our multi-tensor optimizers, each beside its package and torch's AdamW.
 
-    python bench/optimizers.py [--device cuda] [--rank 16] [--modules 200] [--steps 20]
+    python bench/optimizers.py [--device cuda] [--model sd15] [--rank 16] [--steps 20] [--apart 50]
 
-The parameters have the shapes of a LoRA on SDXL's attention layers. Reads are counted at the tensor methods
-that wait for the device. On the CPU nothing waits, and AdamW's count is that of its step counters, which stay on the CPU anyway.
+One thread on the CPU. The parameters are those of a networks.lora on SD 1.5 (U-Net and text encoder) or SDXL (U-Net). Reads are counted
+at the tensor methods that wait for the device; on the CPU nothing waits, and foreach AdamW's are those of its own step counters.
+`apart` is how far the parameters lie from the package's after that many steps, relative to how far they have moved (0 leaves it out).
 """
 
 import argparse
+import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import dadaptation
 import lion_pytorch
 import prodigyopt
 import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.optimization import Adafactor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.optim import dadapt, lion, prodigy
+from library.optim import adafactor, dadapt, lion, prodigy
+from networks import lora
 
-WIDTHS = (640, 1280, 1280, 2048)
 READS = ("item", "tolist", "__float__", "__bool__", "__int__")
-PAIRS = [
-    ("torch.optim.AdamW foreach", lambda groups: torch.optim.AdamW(groups, lr=1e-4, foreach=True)),
-    ("lion_pytorch.Lion", lambda groups: lion_pytorch.Lion(groups, lr=1e-4)),
-    ("ours", lambda groups: lion.Lion(groups, lr=1e-4)),
-    ("prodigyopt.Prodigy", lambda groups: prodigyopt.Prodigy(groups, lr=1.0)),
-    ("ours", lambda groups: prodigy.Prodigy(groups, lr=1.0)),
-    ("dadaptation.DAdaptAdam", lambda groups: dadaptation.DAdaptAdam(groups, lr=1.0)),
-    ("ours", lambda groups: dadapt.DAdaptAdam(groups, lr=1.0)),
-    ("dadaptation.DAdaptLion", lambda groups: dadaptation.DAdaptLion(groups, lr=1.0)),
-    ("ours", lambda groups: dadapt.DAdaptLion(groups, lr=1.0)),
-]
+SDXL_UNET = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
+    "torch AdamW, foreach": (lambda groups: torch.optim.AdamW(groups, lr=1e-4, foreach=True), None),
+    "torch AdamW, fused": (lambda groups: torch.optim.AdamW(groups, lr=1e-4, fused=True), None),
+    "torch SGD, foreach": (lambda groups: torch.optim.SGD(groups, lr=1e-4, momentum=0.9, nesterov=True, foreach=True), None),
+    "Lion of lion-pytorch": (lambda groups: lion_pytorch.Lion(groups, lr=1e-4), None),
+    "Lion": (lambda groups: lion.Lion(groups, lr=1e-4), "Lion of lion-pytorch"),
+    "Adafactor of transformers": (lambda groups: Adafactor(groups), None),
+    "Adafactor": (lambda groups: adafactor.Adafactor(groups), "Adafactor of transformers"),
+    "Prodigy of prodigyopt": (lambda groups: prodigyopt.Prodigy(groups, lr=1.0), None),
+    "Prodigy": (lambda groups: prodigy.Prodigy(groups, lr=1.0), "Prodigy of prodigyopt"),
+    "DAdaptAdam of dadaptation": (lambda groups: dadaptation.DAdaptAdam(groups, lr=1.0), None),
+    "DAdaptAdam": (lambda groups: dadapt.DAdaptAdam(groups, lr=1.0), "DAdaptAdam of dadaptation"),
+    "DAdaptLion of dadaptation": (lambda groups: dadaptation.DAdaptLion(groups, lr=1.0), None),
+    "DAdaptLion": (lambda groups: dadapt.DAdaptLion(groups, lr=1.0), "DAdaptLion of dadaptation"),
+}
 
 
-def lora_parameters(modules: int, rank: int, device: str) -> list[torch.nn.Parameter]:
-    """`modules` pairs of down (rank, width) and up (width, rank) with gradients; up starts at zero."""
+def lora_shapes(model: str, rank: int) -> list[torch.Size]:
+    """The shapes of a LoRA's tensors, in their order; the model itself takes no memory."""
+    with torch.device("meta"):
+        if model == "sdxl":
+            unet, text_encoders = UNet2DConditionModel(**SDXL_UNET), []
+        else:
+            unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+            text_encoders = [CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))]
+    network = lora.create_network(1.0, rank, 1.0, None, text_encoders, unet)
+    network.apply_to(text_encoders, unet, bool(text_encoders), True)
+    return [parameter.shape for parameter in network.parameters()]
+
+
+def parameters_of(shapes: list[torch.Size], device: str) -> list[torch.nn.Parameter]:
+    """Parameters with gradients; every second one, up, starts at zero."""
+    generator = torch.Generator().manual_seed(0)
     parameters = []
-    for index in range(modules):
-        width = WIDTHS[index % len(WIDTHS)]
-        parameters += [
-            torch.nn.Parameter(torch.randn(rank, width, device=device)),
-            torch.nn.Parameter(torch.zeros(width, rank, device=device)),
-        ]
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter)
+    for number, shape in enumerate(shapes):
+        start = torch.zeros(shape) if number % 2 else torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        parameters.append(torch.nn.Parameter(start.to(device)))
+        parameters[-1].grad = (torch.randn(shape, generator=generator) * 1e-3).to(device)
     return parameters
 
 
-def host_reads(step, device: str) -> int:
+def host_reads(step: Callable[[], object], device: str) -> int:
     """How often one call of `step` waits for a value from `device`."""
     count = 0
     plain = {name: getattr(torch.Tensor, name) for name in READS}
@@ -72,30 +104,66 @@ def host_reads(step, device: str) -> int:
     return count
 
 
-def milliseconds(step, steps: int, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    start = time.perf_counter()
+def milliseconds(step: Callable[[], object], steps: int, device: str) -> float:
+    """The fastest of `steps` calls; on the CPU in processor time of this process, so that other programs count little."""
+    on_gpu = device.startswith("cuda")
+    synchronize, clock = (torch.cuda.synchronize, time.perf_counter) if on_gpu else (lambda: None, time.process_time)
+    times = []
     for _ in range(steps):
+        synchronize()
+        start = clock()
         step()
-    synchronize()
-    return (time.perf_counter() - start) / steps * 1000
+        synchronize()
+        times.append(clock() - start)
+    return min(times) * 1000
+
+
+def trained(build: Callable, shapes: list[torch.Size], device: str, steps: int) -> list[torch.Tensor]:
+    """The parameters after `steps` on gradients that point home and shake a little."""
+    parameters = parameters_of(shapes, device)
+    optimizer = build([{"params": parameters}])
+    noise = [parameter.grad.clone() for parameter in parameters]
+    for step in range(steps):
+        shake = 1.0 if step % 3 else -1.0
+        for parameter, own in zip(parameters, noise, strict=True):
+            parameter.grad = 1e-2 * parameter.detach() + shake * own
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters]
+
+
+def apart(name: str, other: str, shapes: list[torch.Size], device: str, steps: int) -> float:
+    """Distance of ours to the package's parameters over the distance from the start."""
+    start = [parameter.detach() for parameter in parameters_of(shapes, device)]
+    ours, theirs = (trained(ROWS[row][0], shapes, device, steps) for row in (name, other))
+
+    def norm(left, right):
+        return torch.stack(torch._foreach_norm(torch._foreach_sub(left, right))).norm().item()
+
+    return norm(ours, theirs) / norm(theirs, start)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", choices=["sd15", "sdxl"], default="sd15")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--modules", type=int, default=200)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--apart", type=int, default=0, metavar="STEPS")
     args = parser.parse_args()
-    print(f"{args.modules} modules of rank {args.rank} on {args.device}, torch {torch.__version__}")
-    print(f"{'optimizer':28} {'ms per step':>12} {'host reads':>11}")
-    for name, build in PAIRS:
-        torch.manual_seed(0)
-        optimizer = build(lora_parameters(args.modules, args.rank, args.device))
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    shapes = lora_shapes(args.model, args.rank)
+    count = sum(shape.numel() for shape in shapes)
+    print(f"LoRA on {args.model}, rank {args.rank}: {len(shapes)} tensors, {count:,} numbers; {args.device}, torch {torch.__version__}\n")
+    print("| optimizer | ms per step | times AdamW | host reads | apart |\n|---|---|---|---|---|")
+    base = None
+    for name, (build, package) in ROWS.items():
+        optimizer = build([{"params": parameters_of(shapes, args.device)}])
         milliseconds(optimizer.step, 3, args.device)
-        print(f"{name:28} {milliseconds(optimizer.step, args.steps, args.device):12.2f} {host_reads(optimizer.step, args.device):11}")
+        time_taken, reads = milliseconds(optimizer.step, args.steps, args.device), host_reads(optimizer.step, args.device)
+        base = base or time_taken
+        distance = f"{apart(name, package, shapes, args.device, args.apart):.0e}" if package and args.apart else ""
+        print(f"| {name} | {time_taken:.1f} | {time_taken / base:.2f} | {reads} | {distance} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def test_golden_run(run_name: str, workshop: Workshop):
         refusal = refusal_of(workshop, run_name)
         assert refusal, f"{run_name}: the reference refuses this ({recorded['error']}), ours trained it"
         return
-    found = differences(recorded, made(workshop, run_name), limits_for(recorded, other_decoder=other_decoder()))
+    found = differences(recorded, workshop.made(run_name), limits_for(recorded, other_decoder=other_decoder()))
     if found:
         more = [f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         pytest.fail("\n".join([f"{run_name}: {len(found)} differences", *found[:SHOWN], *more]), pytrace=False)
@@ -46,27 +46,10 @@ def skip_what_is_not_reproduced(recorded: dict) -> None:
         pytest.skip("a defect of LyCORIS 3, which LyCORIS 4 mends: wrong gradients of hada_w1_a and hada_w2_a in Tucker form")
 
 
-def made(workshop: Workshop, run_name: str) -> dict:
-    """Our recording; skips where an option is declared but not built yet."""
-    from library.args.errors import BadArguments
-
-    try:
-        return workshop.made(run_name)
-    except BadArguments as refusal:
-        skip_if_not_built_yet(refusal)
-        raise
-
-
 def refusal_of(workshop: Workshop, run_name: str) -> str:
     """What our side says when it refuses a command line, "" if it does not."""
     try:
         workshop.made(run_name)
     except (ValueError, SystemExit) as refusal:
-        skip_if_not_built_yet(refusal)
         return str(refusal)
     return ""
-
-
-def skip_if_not_built_yet(refusal: BaseException) -> None:
-    if "not available yet" in str(refusal):
-        pytest.skip(str(refusal))

@@ -49,6 +49,7 @@ RANGES = {
     "min_timestep": (0, 999),
     "max_timestep": (1, 1000),
     "ddp_timeout": (0, inf),
+    "blocks_to_swap": (0, inf),
 }
 
 

@@ -83,6 +83,15 @@ def resume_problems(args: Namespace, script: str) -> Iterator[str]:
         yield f"--resume {args.resume}: there is no such folder; it takes a folder whose name ends in -state"
 
 
+def hub_problems(args: Namespace, script: str) -> Iterator[str]:
+    if args.huggingface_repo_id is None:
+        for name in ("async_upload", "save_state_to_huggingface"):
+            if getattr(args, name):
+                yield f"--{name} needs the repository to upload to: add --huggingface_repo_id OWNER/NAME, or leave it out"
+    if args.huggingface_repo_type not in (None, "model", "dataset", "space"):
+        yield f"--huggingface_repo_type {args.huggingface_repo_type}: give model, dataset or space"
+
+
 def preview_problems(args: Namespace, script: str) -> Iterator[str]:
     if not (args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first):
         return

@@ -16,6 +16,7 @@ from library.args.check_numbers import range_problems, size_problems, timestep_p
 from library.args.check_optimizer import key_value_problems, optimizer_problems, schedule_problems, share_problems
 from library.args.check_paths import (
     dataset_problems,
+    hub_problems,
     model_problems,
     network_problems,
     output_problems,
@@ -23,16 +24,15 @@ from library.args.check_paths import (
     resume_problems,
 )
 from library.args.errors import BadArguments
-from library.args.not_yet import not_yet_problems
 
 # Each takes (args, script) and yields one message per mistake.
 CHECKS = (
-    not_yet_problems,
     model_problems,
     dataset_problems,
     network_problems,
     output_problems,
     resume_problems,
+    hub_problems,
     preview_problems,
     range_problems,
     timestep_problems,

@@ -1,6 +1,6 @@
 """Options of this suite that kohya's sd-scripts of February 2026 do not have."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _ArgumentGroup
 
 TITLE = "new in this suite"
 
@@ -12,6 +12,12 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="reproduce sd-scripts number for number, its known defects included (default: off, they are mended)",
     )
+    add_data_arguments(group)
+    add_training_arguments(group)
+    add_memory_arguments(group)
+
+
+def add_data_arguments(group: _ArgumentGroup) -> None:
     group.add_argument(
         "--skip_image_resolution",
         type=str,
@@ -30,6 +36,17 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         help="do not keep the sizes and captions of folders with 2,000 images or more in .image_index.json (default: off)",
     )
     group.add_argument(
+        "--text_encoder_cache_variants",
+        type=int,
+        default=None,
+        metavar="N",
+        help="encode N shuffled variants of each caption and the empty one before training, and train on one of them at random; "
+        "needs --network_train_unet_only, 8 is a fair number (default: captions that change are encoded at each step)",
+    )
+
+
+def add_training_arguments(group: _ArgumentGroup) -> None:
+    group.add_argument(
         "--nan_guard",
         type=str,
         default=None,
@@ -46,10 +63,30 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         help="bad updates in a row until --nan_guard acts (default: 5)",
     )
     group.add_argument(
-        "--text_encoder_cache_variants",
+        "--lr_scheduler_preview",
+        type=str,
+        default=None,
+        metavar="FILE.png",
+        help="draw the learning rate over the steps of this command line as a picture, and end (default: train)",
+    )
+
+
+def add_memory_arguments(group: _ArgumentGroup) -> None:
+    group.add_argument(
+        "--blocks_to_swap",
         type=int,
         default=None,
         metavar="N",
-        help="encode N shuffled variants of each caption and the empty one before training, and train on one of them at random; "
-        "needs --network_train_unet_only, 8 is a fair number (default: captions that change are encoded at each step)",
+        help="keep the frozen weights of the N largest U-Net blocks in main memory and bring them to the GPU only while they are used: "
+        "less GPU memory, slower (default: none)",
+    )
+    group.add_argument(
+        "--vae_slicing",
+        action="store_true",
+        help="the VAE works on one image of a batch at a time: less GPU memory, same latents (default: off)",
+    )
+    group.add_argument(
+        "--vae_tiling",
+        action="store_true",
+        help="the VAE works on large images in overlapping tiles: much less GPU memory, latents differ a little (default: off)",
     )

@@ -32,18 +32,17 @@ class DAdaptAdam(dadaptation.DAdaptAdam):
 
         sums = []
         for group in self.param_groups:
-            parameters, gradients = with_gradients(group)
-            if not parameters:
-                continue
-            self._prepare(parameters)
-            if group["weight_decay"] != 0 and not decouple:
-                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-            if group["lr"] > 0.0:
-                sums.append(self._update_averages(group, parameters, gradients, step_size))
+            for parameters, gradients in with_gradients(group):
+                self._prepare(parameters)
+                if group["weight_decay"] != 0 and not decouple:
+                    torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+                if group["lr"] > 0.0:
+                    sums.append(self._update_averages(group, parameters, gradients, step_size))
         if not sums or not _estimate_distance(self.param_groups, sums, beta2**0.5, first["growth_rate"]):
             return
         for group in self.param_groups:
-            self._move(group, decouple, step_size)
+            for parameters, _ in with_gradients(group):
+                self._move(group, parameters, decouple, step_size)
             group["k"] += 1
 
     def _prepare(self, parameters):
@@ -54,7 +53,7 @@ class DAdaptAdam(dadaptation.DAdaptAdam):
                 state.update({name: torch.zeros_like(parameter) for name in ("s", "exp_avg", "exp_avg_sq")})
 
     def _update_averages(self, group, parameters, gradients, step_size):
-        """Moves the running averages on; returns the group's parts of numerator and denominator, (2,)."""
+        """Moves the running averages on; returns these parameters' share in numerator and denominator, (2,)."""
         beta1, beta2 = self.param_groups[0]["betas"]
         sqrt_beta2, scale = beta2**0.5, group["layer_scale"]
         sums, averages, squares = ([self.state[parameter][name] for parameter in parameters] for name in ("s", "exp_avg", "exp_avg_sq"))
@@ -69,10 +68,7 @@ class DAdaptAdam(dadaptation.DAdaptAdam):
         torch._foreach_add_(sums, gradients, alpha=step_size * (1 - sqrt_beta2))
         return torch.stack([numerator, absolute_sum(sums) * scale])
 
-    def _move(self, group, decouple, step_size):
-        parameters, _ = with_gradients(group)
-        if not parameters:
-            return
+    def _move(self, group, parameters, decouple, step_size):
         for parameter in parameters:
             self.state[parameter]["step"] += 1
         denominators = torch._foreach_sqrt([self.state[parameter]["exp_avg_sq"] for parameter in parameters])
@@ -97,16 +93,15 @@ class DAdaptLion(dadaptation.DAdaptLion):
         step_size = first["d"] * _only_rate(self.param_groups)
         sums = []
         for group in self.param_groups:
-            parameters, gradients = with_gradients(group)
-            if parameters:
-                sums.append(self._step_group(group, parameters, gradients, step_size))
+            for parameters, gradients in with_gradients(group):
+                sums.append(self._step_part(group, parameters, gradients, step_size))
         if sums and _estimate_distance(self.param_groups, sums, first["betas"][1] ** 0.5):
             for group in self.param_groups:
                 group["k"] += 1
         return loss
 
-    def _step_group(self, group, parameters, gradients, step_size):
-        """Moves the parameters; returns the group's parts of numerator and denominator, (2,)."""
+    def _step_part(self, group, parameters, gradients, step_size):
+        """Moves the parameters; returns these parameters' share in numerator and denominator, (2,)."""
         beta1, beta2 = self.param_groups[0]["betas"]
         sqrt_beta2 = beta2**0.5
         for parameter in parameters:

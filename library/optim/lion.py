@@ -16,12 +16,11 @@ class Lion(lion_pytorch.Lion):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters, gradients = with_gradients(group)
-            if parameters:
-                self._step_group(group, parameters, gradients)
+            for parameters, gradients in with_gradients(group):
+                self._step_part(group, parameters, gradients)
         return loss
 
-    def _step_group(self, group, parameters, gradients):
+    def _step_part(self, group, parameters, gradients):
         rate, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
         if self.decoupled_wd:
             decay /= self._init_lr

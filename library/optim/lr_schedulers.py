@@ -53,7 +53,7 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class ScheduleSummary:
-    """What a schedule amounts to. rates are those of the group the schedule was described for.
+    """What a schedule amounts to. rates are those of the group the schedule was described for; full_rate is what factors multiply.
 
     mean_factor: mean of the factor over all optimizer steps; schedules of equal mean (times rate) learn about as much.
     """
@@ -61,10 +61,15 @@ class ScheduleSummary:
     name: str
     peak_rate: float
     floor_rate: float
+    full_rate: float
     mean_factor: float
 
     def __str__(self) -> str:
-        return f"{self.name}: peak rate {self.peak_rate:.3g}, floor {self.floor_rate:.3g}, mean {self.mean_factor:.3f} of the full rate"
+        same = self.mean_factor * self.full_rate
+        return (
+            f"{self.name}: peak {self.peak_rate:.3g}, floor {self.floor_rate:.3g}, "
+            f"mean factor {self.mean_factor:.3f} (learns as much as a constant {same:.3g})"
+        )
 
 
 class NoScheduler:
@@ -172,6 +177,7 @@ def describe_schedule(options: ScheduleOptions, learning_rate: float) -> Schedul
         name=options.name,
         peak_rate=learning_rate * max(factors),
         floor_rate=learning_rate * min([*factors[warmup:], end]),
+        full_rate=learning_rate,
         mean_factor=sum(factors) / len(factors),
     )
 

@@ -31,7 +31,7 @@ OPTIMIZERS = {
     "dadaptlion": "library.optim.dadapt.DAdaptLion",
     "dadaptsgd": "dadaptation.DAdaptSGD",
     "prodigy": "library.optim.prodigy.Prodigy",
-    "adafactor": "transformers.optimization.Adafactor",
+    "adafactor": "library.optim.adafactor.Adafactor",
     "adamwschedulefree": "schedulefree.AdamWScheduleFree",
     "radamschedulefree": "schedulefree.RAdamScheduleFree",
     "sgdschedulefree": "schedulefree.SGDScheduleFree",

@@ -37,15 +37,13 @@ class Prodigy(prodigyopt.Prodigy):
 
         numerators, denominators = [], []
         for group in self.param_groups:
-            parameters, gradients = with_gradients(group)
-            if not parameters:
-                continue
-            self._prepare(parameters, beta1)
-            if group["weight_decay"] != 0 and not first["decouple"]:
-                torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
-            if group["lr"] > 0.0:
-                numerators.append(self._moved(parameters, gradients) * (distance / group["d0"] * step_size))
-                denominators.append(self._update_averages(group, parameters, gradients, beta3, step_size))
+            for parameters, gradients in with_gradients(group):
+                self._prepare(parameters, beta1)
+                if group["weight_decay"] != 0 and not first["decouple"]:
+                    torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
+                if group["lr"] > 0.0:
+                    numerators.append(self._moved(parameters, gradients) * (distance / group["d0"] * step_size))
+                    denominators.append(self._update_averages(group, parameters, gradients, beta3, step_size))
         if not denominators:
             return
         delta, denominator = torch.stack([torch.stack(numerators).sum(), torch.stack(denominators).sum()]).tolist()
@@ -53,7 +51,9 @@ class Prodigy(prodigyopt.Prodigy):
             return
         self._estimate_distance(first["d_numerator"] * beta3 + delta, denominator)
         for group in self.param_groups:
-            self._move(group, first["decouple"], beta1, step_size, distance=first["d"])
+            for parameters, gradients in with_gradients(group):
+                self._move(group, parameters, gradients, beta1, step_size)
+            group["k"] += 1
 
     def _prepare(self, parameters, beta1):
         fresh = [parameter for parameter in parameters if "step" not in self.state[parameter]]
@@ -113,16 +113,14 @@ class Prodigy(prodigyopt.Prodigy):
         for group in self.param_groups:
             group.update(found)
 
-    def _move(self, group, decouple, beta1, step_size, *, distance):
-        parameters, gradients = with_gradients(group)
-        group["k"] += 1
-        if not parameters:
-            return
+    def _move(self, group, parameters, gradients, beta1, step_size):
+        first = self.param_groups[0]
+        distance = first["d"]
         for parameter in parameters:
             self.state[parameter]["step"] += 1
         scales = torch._foreach_sqrt([self.state[parameter]["exp_avg_sq"] for parameter in parameters])
         torch._foreach_add_(scales, distance * group["eps"])
-        if group["weight_decay"] != 0 and decouple:
+        if group["weight_decay"] != 0 and first["decouple"]:
             torch._foreach_mul_(parameters, 1 - group["weight_decay"] * step_size)
         if beta1 > 0:
             torch._foreach_addcdiv_(parameters, [self.state[parameter]["exp_avg"] for parameter in parameters], scales, value=-step_size)

@@ -1,6 +1,7 @@
 """The accelerate object of a run: device, precision, processes, trackers."""
 
 import datetime
+import importlib.util
 import logging
 import os
 import time
@@ -15,6 +16,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}  # how accelerate launch hands on its choice
 
 
 def make_accelerator(
@@ -27,6 +29,7 @@ def make_accelerator(
     ddp_timeout: int | None = None,
     ddp_gradient_as_bucket_view: bool = False,
     ddp_static_graph: bool = False,
+    deepspeed: bool = False,
 ) -> Accelerator:
     """An Accelerator whose precision and accumulation are those of the command line, whatever accelerate's own config says.
 
@@ -34,6 +37,7 @@ def make_accelerator(
     """
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("--mixed_precision fp16 needs a GPU, and torch sees none: use bf16 or no here, or install torch with CUDA")
+    keep_models_whole(deepspeed)
     handlers = []
     if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         timeout = datetime.timedelta(minutes=ddp_timeout) if ddp_timeout else None
@@ -55,8 +59,29 @@ def make_accelerator(
     return accelerator
 
 
+def keep_models_whole(deepspeed: bool) -> None:
+    """Turns what DeepSpeed and FSDP would spread over processes back into plain data-parallel training, and says so.
+
+    They spread optimizer state, gradients and weights of what is trained. Of an adapter that is a few MB, and the numbers are the same.
+    deepspeed: --deepspeed was given; the choices of accelerate's own config come in its environment variables.
+    """
+    chosen = {name for variable, name in SHARDING.items() if os.environ.pop(variable, "").lower() in ("1", "true")}
+    chosen |= {"DeepSpeed"} if deepspeed else set()
+    if chosen:
+        logger.warning(
+            "%s has nothing to spread but the adapter, so every process trains the whole of it and gradients are averaged, with the same "
+            "result; the base model has to fit on each GPU, and --fp8_base or --blocks_to_swap make it smaller",
+            " and ".join(sorted(chosen)),
+        )
+
+
 def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:
-    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker."""
+    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker.
+
+    Raises ValueError for wandb without its package, which accelerate would pass over in silence.
+    """
+    if log_with in ("wandb", "all") and importlib.util.find_spec("wandb") is None:
+        raise ValueError(f"--log_with {log_with} needs the package 'wandb': pip install wandb, or use --log_with tensorboard")
     if log_with is None:
         return "tensorboard" if logging_dir else None
     return log_with
@@ -70,18 +95,24 @@ def run_log_dir(logging_dir: str | None, log_prefix: str | None) -> str | None:
 
 
 def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over all processes, with one collective for all of them."""
+    """Replaces each gradient by its mean over all processes, with one collective for all of them.
+
+    parameters: the same ones in all processes. One that has a gradient in some processes only (module dropout) counts as zero in the
+    others, and one that has none anywhere keeps none; to tell the two apart, a process reads from its device if it misses any.
+    """
     if accelerator.num_processes == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
-    flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-    flat = accelerator.reduce(flat, reduction="mean")
-    offset = 0
-    for gradient in gradients:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    missing = [parameter.grad is None for parameter in trained]
+    for parameter in (parameter for parameter in trained if parameter.grad is None):
+        parameter.grad = torch.zeros_like(parameter)
+    found = torch.tensor(missing).logical_not().float().to(accelerator.device, non_blocking=True)
+    flat = torch.cat([*(parameter.grad.flatten().float() for parameter in trained), found])
+    *means, found = accelerator.reduce(flat, reduction="mean").split([*(parameter.numel() for parameter in trained), len(trained)])
+    torch._foreach_copy_([parameter.grad for parameter in trained], [mean.view_as(p) for mean, p in zip(means, trained, strict=True)])
+    if any(missing):
+        for parameter, anywhere in zip(trained, found.tolist(), strict=True):
+            parameter.grad = parameter.grad if anywhere else None
 
 
 def allow_half_precision_gradients(accelerator: Accelerator) -> None:

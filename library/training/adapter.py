@@ -19,6 +19,7 @@ from torch import nn
 
 from library.models.family import Family, Models
 from library.training.accelerator import DTYPES, script_folder
+from library.training.memory import store_frozen_weights
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,11 @@ def merge_base_weights(module: ModuleType, settings: NetworkSettings, family: Fa
 
 
 def build(settings: NetworkSettings, family: Family, models: Models, args, accelerator: Accelerator) -> nn.Module:
-    """Merges --base_weights and creates the network of this run."""
+    """Merges --base_weights, settles how the frozen weights are kept, and creates the network of this run."""
     module = network_module(settings.module)
     device = accelerator.device if args.lowram else torch.device("cpu")
     merge_base_weights(module, settings, family, models, dtype=DTYPES[args.mixed_precision], device=device)
+    store_frozen_weights(args, models, accelerator)
     return create_network(module, settings, family, models, args)
 
 

@@ -18,6 +18,7 @@ from library.models.swallow import swallow
 from library.training.accelerator import DTYPES, one_process_after_another
 from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData, drop_bad_images
+from library.training.memory import compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
 from library.training.vae_batches import EncodeInParts, vae_batch_size
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Mo
     set_attention(
         models.unet, models.vae, sdpa=args.sdpa, xformers=args.xformers, mem_eff_attn=args.mem_eff_attn, device=accelerator.device
     )
+    slice_vae(args, models.vae)
+    tell_of_switches_without_effect(args)
     if args.strict_compat:
         swallow(models.swallowed_draws)
     return models
@@ -128,6 +131,8 @@ def place_models(
         clear_device_cache(accelerator.device)
     if args.gradient_checkpointing:
         family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
+    offload_checkpoints(args, models, accelerator.device)
+    compile_blocks(args, models, accelerator.device)
     models.vae.requires_grad_(False)
     models.vae.eval()
     if not args.cache_latents and not args.cache_latents_to_disk:

@@ -15,8 +15,9 @@ from library.data.batch import Batch
 from library.data.group import DatasetGroup
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
-from library.training import adapter, base_models, optimization, previews, resuming, settings, text_caching, trackers
+from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, text_caching, trackers
 from library.training.datasets import RunData, build_datasets
+from library.training.header import announce
 from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
@@ -95,9 +96,11 @@ def prepare(args: Namespace, family: Family) -> Run:
     """
     prompts = previews.read_prompts(args, family)
     saved = resuming.saved_run(args, family.base_model_version)
-    session = Session.begin(resuming.seed_of(saved, args))
-    data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
+    seed = resuming.seed_of(saved, args)
+    session = Session.begin(seed)
     accelerator = settings.accelerator(args)
+    session = session.shared(accelerator, seed)
+    data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     plan = settings.plan(args, data, accelerator)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
@@ -115,13 +118,14 @@ def prepare(args: Namespace, family: Family) -> Run:
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
 
     scale_weight_norms = adapter.supported_scale_weight_norms(network, args.scale_weight_norms)
-    metadata = run_metadata(
-        args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator
-    )
+    metadata = run_metadata(args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
     parts = settings.step_parts(args, family, models, network, accelerator)
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
+    hub = settings.hub_upload(args, accelerator)
     write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator)
+    announce(args, family, data, plan, network_settings, optimizing, accelerator)
+    session.separate(accelerator, args.strict_compat)
     resuming.restore(saved, args, start, network, optimizing, accelerator)
     return Run(
         family=family,
@@ -133,10 +137,10 @@ def prepare(args: Namespace, family: Family) -> Run:
         plan=plan,
         parts=parts,
         step_settings=step_settings,
-        saves=settings.save_points(args, network, metadata, plan, accelerator),
+        saves=settings.save_points(args, network, metadata, plan, accelerator, hub),
         previews=previews.build_previews(args, prompts, family, models, network, accelerator),
         validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
-        states=settings.state_points(args, plan, write_state, accelerator),
+        states=settings.state_points(args, plan, write_state, accelerator, hub),
         start=start,
         losses=resuming.restored_losses(saved),
         accelerator=accelerator,
@@ -228,6 +232,9 @@ def train_network(args: Namespace, family: Family) -> None:
     if args.debug_dataset:
         show_dataset(args, family)
         return
+    if args.lr_scheduler_preview:
+        preview_schedule(args, family)
+        return
     with memory_shortage_explained(args):
         run = prepare(args, family)
         if run.accelerator.num_processes > 1:  # signals reach processes at different steps
@@ -235,3 +242,10 @@ def train_network(args: Namespace, family: Family) -> None:
             return
         with run.stop.listening(on_request=run.states.ask):
             train(run)
+
+
+def preview_schedule(args: Namespace, family: Family) -> None:
+    """Draws the learning rate over the steps that these options and data make; no model is loaded."""
+    accelerator = settings.accelerator(args)
+    plan = settings.plan(args, build_datasets(args, family, args.seed or 0), accelerator)
+    schedules.preview(args, plan.total_steps, accelerator.num_processes)

@@ -4,21 +4,25 @@ import logging
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from library.optim.adapted_rate import SettledRate
 from library.optim.lr_schedulers import build_lr_scheduler
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import DTYPES, allow_half_precision_gradients, average_gradients
 from library.training.guard import GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
+from library.training.schedules import schedule_options
 from library.training.trackers import RateNames
 
 logger = logging.getLogger(__name__)
+
+SETTLED_AFTER = 50  # optimizer steps, or a tenth of the run if that is more
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Optimization:
     max_grad_norm: float
     accelerator: Accelerator
     guard: NanGuard
+    settled_rate: SettledRate | None = None
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of `loss` to the parameters'."""
@@ -66,11 +71,18 @@ class Optimization:
         if not forbidden or self.accelerator.scaler is not None:  # a gradient scaler leaves the step out by itself and learns from it
             self.optimizer.step()
         self.hooks.weights_changed()
+        self._notice_settled_rate(in_force[0])
         if not self.accelerator.optimizer_step_was_skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         return Update(global_step, grad_norm, in_force, made=not forbidden)
+
+    def _notice_settled_rate(self, rate: float | Tensor) -> None:
+        if self.settled_rate is not None:
+            text = self.settled_rate.notice(float(self.built.optimizer.param_groups[0]["d"]), float(rate))
+            if text and self.accelerator.is_main_process:
+                logger.warning("%s", text)
 
     def logged_rates(self) -> dict[str, object]:
         """Tag -> learning rate of the coming step, as logs have it."""
@@ -151,6 +163,7 @@ def assemble(
         guard=NanGuard(
             GuardSettings(args.nan_guard, args.nan_guard_patience), network, built.optimizer, lr_scheduler, accelerator.scaler
         ),
+        settled_rate=SettledRate(max(SETTLED_AFTER, plan.total_steps // 10)) if built.adapts_rate and not built.one_adapted_rate else None,
     )
 
 
@@ -168,20 +181,9 @@ def place_network(args: Namespace, network: nn.Module, built: BuiltOptimizer, ac
 
 def build_schedule(args: Namespace, built: BuiltOptimizer, plan: Plan, processes: int):
     """The learning-rate schedule over all of the run's updates."""
-    return build_lr_scheduler(
-        built,
-        name=built.lr_scheduler,
-        scheduler_type=args.lr_scheduler_type,
-        arguments=args.lr_scheduler_args or [],
-        warmup_steps=built.lr_warmup_steps,
-        decay_steps=args.lr_decay_steps,
-        total_steps=plan.total_steps,
-        num_processes=processes,
-        num_cycles=args.lr_scheduler_num_cycles,
-        power=args.lr_scheduler_power,
-        timescale=args.lr_scheduler_timescale,
-        min_lr_ratio=args.lr_scheduler_min_lr_ratio,
-    )
+    options = schedule_options(args, plan.total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
+    keywords = {field.name: getattr(options, field.name) for field in fields(options)}
+    return build_lr_scheduler(built, scheduler_type=args.lr_scheduler_type, **keywords)
 
 
 def rate_names(args: Namespace, built: BuiltOptimizer, groups: adapter.ParameterGroups) -> RateNames:

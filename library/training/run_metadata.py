@@ -4,12 +4,12 @@ import random
 import time
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from library.models.family import Family
 from library.optim.optimizers import BuiltOptimizer
@@ -37,6 +37,19 @@ class Session:
         seed = random.randint(0, 2**32) if seed is None else seed
         set_seed(seed)
         return cls(number, started_at, seed)
+
+    def shared(self, accelerator: Accelerator, given: int | None) -> "Session":
+        """The same session in all processes: a seed that was not `given` on the command line becomes that of the first one."""
+        if accelerator.num_processes == 1 or given is not None:
+            return self
+        told = broadcast_object_list([self.seed])
+        set_seed(told[0])
+        return replace(self, seed=told[0])
+
+    def separate(self, accelerator: Accelerator, strict_compat: bool) -> None:
+        """From here on each process draws its own noise and timesteps; with strict_compat all draw the same, as the reference does."""
+        if accelerator.process_index > 0 and not strict_compat:
+            set_seed(random.Random(f"process {accelerator.process_index} of {self.seed}").getrandbits(32))
 
 
 class ModelHashes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from library.saving import file_names
+from library.saving.hub import HubUpload
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +35,24 @@ class SavePoints:
     """Saves after steps, after epochs and at the end. `write(path, epoch=..., global_step=...)` writes one file whole or not at all.
 
     enabled: false on all but the main process, where nothing is written. strict_compat: step saves name the epoch counted from 0,
-    as the reference writes it.
+    as the reference writes it. hub: gets each file as well.
     """
 
     def __init__(
-        self, settings: SaveSettings, write: Callable[..., None], *, num_epochs: int, enabled: bool = True, strict_compat: bool = False
+        self,
+        settings: SaveSettings,
+        write: Callable[..., None],
+        *,
+        num_epochs: int,
+        enabled: bool = True,
+        strict_compat: bool = False,
+        hub: HubUpload | None = None,
     ):
         self.settings = settings
         self._write = write
         self._num_epochs = num_epochs
         self._enabled = enabled
+        self._hub = hub
         self._step_save_epoch_offset = 1 if strict_compat else 0
         self.saved: dict[int, Path] = {}
         """Global step -> the newest file saved there, as long as it is kept."""
@@ -71,10 +80,12 @@ class SavePoints:
                 self._remove(file_names.epoch_name(settings.output_name, old))
 
     def at_end(self, global_step: int) -> None:
-        """Saves the finished network and says where it is. Raises NotSaved if that cannot be done."""
+        """Saves the finished network and says where it is, once all uploads are done. Raises NotSaved if that cannot be done."""
         path = self._path(file_names.final_name(self.settings.output_name))
         if self._enabled:
             self._write_whole(path, self._num_epochs, global_step)
+            if self._hub is not None:
+                self._hub.finish()
             logger.info("model saved: %s", path)
 
     def at_stop(self, global_step: int, epoch: int) -> None:
@@ -102,6 +113,8 @@ class SavePoints:
         except (OSError, SafetensorError) as fault:
             raise NotSaved(f"{path} could not be written: {fault}; {self._room()}") from fault
         self.saved[global_step] = path
+        if self._hub is not None:
+            self._hub.file(path)
 
     def _room(self) -> str:
         free = shutil.disk_usage(self.settings.output_dir).free

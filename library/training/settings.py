@@ -15,6 +15,7 @@ from library.data.loader import BatchLoader
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
 from library.models.family import Family, Models
+from library.saving.hub import HubSettings, HubUpload
 from library.training.accelerator import DTYPES, make_accelerator
 from library.training.adapter import NetworkSettings, network_arguments
 from library.training.datasets import RunData
@@ -40,6 +41,7 @@ def accelerator(args: Namespace) -> Accelerator:
         ddp_timeout=args.ddp_timeout,
         ddp_gradient_as_bucket_view=args.ddp_gradient_as_bucket_view,
         ddp_static_graph=args.ddp_static_graph,
+        deepspeed=args.deepspeed,
     )
 
 
@@ -166,7 +168,9 @@ def save_settings(args: Namespace, plan: Plan) -> SaveSettings:
     )
 
 
-def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator) -> SavePoints:
+def save_points(
+    args: Namespace, network: nn.Module, metadata: RunMetadata, plan: Plan, accelerator: Accelerator, hub: HubUpload | None
+) -> SavePoints:
     """Where and when the network is saved, and with which metadata."""
     dtype = SAVE_DTYPES[args.save_precision]
 
@@ -182,10 +186,13 @@ def save_points(args: Namespace, network: nn.Module, metadata: RunMetadata, plan
         num_epochs=plan.num_epochs,
         enabled=accelerator.is_main_process,
         strict_compat=args.strict_compat,
+        hub=hub,
     )
 
 
-def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accelerator: Accelerator) -> StatePoints:
+def state_points(
+    args: Namespace, plan: Plan, write: Callable[..., None], accelerator: Accelerator, hub: HubUpload | None
+) -> StatePoints:
     """When training states are saved; they follow the network's saves where they have no number of their own."""
     states = StateSettings(
         with_saves=args.save_state,
@@ -193,7 +200,28 @@ def state_points(args: Namespace, plan: Plan, write: Callable[..., None], accele
         last_n_epochs=args.save_last_n_epochs_state or args.save_last_n_epochs,
         last_n_steps=args.save_last_n_steps_state or args.save_last_n_steps,
     )
-    return StatePoints(save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process)
+    upload = hub.folder if hub is not None and args.save_state_to_huggingface else None
+    return StatePoints(
+        save_settings(args, plan), states, write, num_epochs=plan.num_epochs, main=accelerator.is_main_process, upload=upload
+    )
+
+
+def hub_upload(args: Namespace, accelerator: Accelerator) -> HubUpload | None:
+    """Where the main process sends saved files besides, None without --huggingface_repo_id; warns if there is no such repository."""
+    if not args.huggingface_repo_id or not accelerator.is_main_process:
+        return None
+    upload = HubUpload(
+        HubSettings(
+            repo_id=args.huggingface_repo_id,
+            repo_type=args.huggingface_repo_type or "model",
+            folder=args.huggingface_path_in_repo or "",
+            token=args.huggingface_token,
+            private=args.huggingface_repo_visibility != "public",
+            background=args.async_upload,
+        )
+    )
+    upload.check()
+    return upload
 
 
 def tracker_arguments(args: Namespace) -> dict[str, Any]:

@@ -30,14 +30,24 @@ class StateSettings:
 class StatePoints:
     """`write(folder, position, losses)` writes one state, whole, and is called in all processes; main: this one removes old states.
 
-    newest: the folder of the last state that this run saved.
+    newest: the folder of the last state that this run saved. upload: gets each folder as well.
     """
 
-    def __init__(self, saves: SaveSettings, states: StateSettings, write: Callable[..., None], *, num_epochs: int, main: bool = True):
+    def __init__(
+        self,
+        saves: SaveSettings,
+        states: StateSettings,
+        write: Callable[..., None],
+        *,
+        num_epochs: int,
+        main: bool = True,
+        upload: Callable[[Path], None] | None = None,
+    ):
         self._saves, self._states = saves, states
         self._write = write
         self._num_epochs = num_epochs
         self._main = main
+        self._upload = upload
         self._asked = False
         self.newest: Path | None = None
 
@@ -85,6 +95,8 @@ class StatePoints:
             logger.error("%s. Earlier states stay; the run goes on", fault)
             return False
         self.newest = folder
+        if self._upload is not None:
+            self._upload(folder)
         return True
 
     def _remove(self, stem: str) -> None:

@@ -5,6 +5,7 @@ Values of a step are read from the device one step late, so the report never mak
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,17 @@ PATHS = (
     "reg_data_dir",
     "output_dir",
     "logging_dir",
+    "base_weights",
+    "config_file",
+    "console_log_file",
+    "dataset_config",
+    "in_json",
+    "log_tracker_config",
+    "lr_scheduler_preview",
+    "metadata_thumbnail",
+    "network_weights",
+    "resume",
+    "sample_prompts",
 )
 
 
@@ -48,7 +60,7 @@ def start_trackers(
         return
     kinds = [str(kind) for kind in accelerator.log_with]
     if "wandb" in kinds:
-        _log_in_to_wandb(wandb_api_key)
+        _ready_wandb(wandb_api_key, Path(accelerator.project_dir).parent if accelerator.project_dir else None)
     if accelerator.project_dir:
         Path(accelerator.project_dir).mkdir(parents=True, exist_ok=True)
     init = {"wandb": {"name": wandb_run_name}} if wandb_run_name else {}
@@ -60,11 +72,13 @@ def start_trackers(
             wandb.define_metric(metric, hidden=True)
 
 
-def _log_in_to_wandb(api_key: str | None) -> None:
-    try:
-        import wandb
-    except ModuleNotFoundError:
-        raise ValueError("--log_with wandb needs the package 'wandb': pip install wandb, or use --log_with tensorboard") from None
+def _ready_wandb(api_key: str | None, folder: Path | None) -> None:
+    """Logs in, and keeps wandb's records in --logging_dir; without one they lie in the current folder."""
+    import wandb
+
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["WANDB_DIR"] = str(folder)
     if api_key:
         wandb.login(key=api_key)
 
@@ -72,8 +86,12 @@ def _log_in_to_wandb(api_key: str | None) -> None:
 def logged_config(options: dict[str, Any]) -> dict[str, Any]:
     """The options a tracker may store (--log_config): no secrets, no paths, plain values."""
     plain = (str, bool, int, float, type(None))
-    kept = {key: value for key, value in options.items() if key not in SECRETS and key not in PATHS}
+    kept = {key: value for key, value in options.items() if key not in SECRETS and key not in PATHS and not _holds_a_path(value)}
     return {key: value if isinstance(value, plain) else str(value) for key, value in kept.items()}
+
+
+def _holds_a_path(value: Any) -> bool:
+    return any(isinstance(item, str) and os.path.isabs(item) for item in (value if isinstance(value, list) else [value]))
 
 
 @dataclass(frozen=True)

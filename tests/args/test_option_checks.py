@@ -5,14 +5,12 @@ from argparse import Namespace
 
 import pytest
 
-from library.args import not_yet
 from library.args.check_numbers import face_crop_aug_range, resolution
 from library.args.checks import check
 from library.args.errors import BadArguments, mistakes_end_the_program
 from library.args.names import LR_SCHEDULERS, OPTIMIZERS
 from library.args.normalise import normalise
-from library.args.not_yet import NOT_YET
-from library.args.parser import default_values, options_of, setup_parser
+from library.args.parser import default_values, setup_parser
 from library.args.reading import read_args
 
 
@@ -34,11 +32,6 @@ def checked(files):
         return args
 
     return run
-
-
-@pytest.fixture
-def everything_available(monkeypatch):
-    monkeypatch.setattr(not_yet, "NOT_YET", {})
 
 
 def test_a_plain_run_passes_without_a_warning(checked, caplog):
@@ -132,7 +125,7 @@ def test_what_cannot_work_is_refused_by_name(options, message, checked, files):
     assert message in str(error.value)
 
 
-REFUSED_ONCE_AVAILABLE = [
+REFUSED_BY_SCRIPT = [
     ("train_network", {"resume": "no-such-folder"}, "--resume no-such-folder"),
     ("train_network", {"sample_every_n_steps": 5}, "add --sample_prompts"),
     ("train_network", {"sample_at_first": True, "sample_prompts": "none.txt"}, "--sample_prompts none.txt"),
@@ -152,28 +145,20 @@ REFUSED_ONCE_AVAILABLE = [
 ]
 
 
-@pytest.mark.parametrize(("script", "options", "message"), REFUSED_ONCE_AVAILABLE)
-def test_coming_options_are_checked_too(script, options, message, checked, everything_available):
+@pytest.mark.parametrize(("script", "options", "message"), REFUSED_BY_SCRIPT)
+def test_what_a_script_cannot_do_is_refused_by_name(script, options, message, checked):
     with pytest.raises(BadArguments) as error:
         checked(script, **options)
     assert message in str(error.value)
 
 
-def test_cached_captions_pass_when_they_are_always_the_same(checked, everything_available):
+def test_cached_captions_pass_when_they_are_always_the_same(checked):
     assert checked("sdxl_train_network", cache_text_encoder_outputs_to_disk=True, network_train_unet_only=True).cache_text_encoder_outputs
 
 
 def test_v2_is_refused_for_sdxl(checked):
     with pytest.raises(BadArguments, match="SDXL: leave --v2 out"):
         checked("sdxl_train_network", v2=True)
-
-
-@pytest.mark.parametrize("name", NOT_YET)
-def test_an_option_that_is_not_there_yet_says_so(name, checked):
-    option = options_of(setup_parser("sdxl_train_network"))[name]
-    value = True if option.nargs == 0 else (option.type or str)("1")
-    with pytest.raises(BadArguments, match=f"--{name} is not available yet"):
-        checked("sdxl_train_network", **{name: value})
 
 
 def test_prompts_of_the_gui_without_previews_do_not_stop_a_run(checked):

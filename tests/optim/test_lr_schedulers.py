@@ -163,4 +163,4 @@ def test_the_description_gives_peak_floor_and_mean():
     summary = describe_schedule(ScheduleOptions("linear", 4, min_lr_ratio=0.2), learning_rate=0.1)
     assert (summary.peak_rate, summary.floor_rate) == pytest.approx((0.1, 0.02))
     assert summary.mean_factor == pytest.approx((1 + 0.8 + 0.6 + 0.4) / 4)
-    assert str(summary) == "linear: peak rate 0.1, floor 0.02, mean 0.700 of the full rate"
+    assert str(summary) == "linear: peak 0.1, floor 0.02, mean factor 0.700 (learns as much as a constant 0.07)"

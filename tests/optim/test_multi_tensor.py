@@ -7,7 +7,9 @@ import lion_pytorch
 import prodigyopt
 import pytest
 import torch
+from transformers.optimization import Adafactor as PackageAdafactor
 
+from library.optim.adafactor import Adafactor
 from library.optim.dadapt import DAdaptAdam, DAdaptLion
 from library.optim.lion import Lion
 from library.optim.multi_tensor import absolute_sum, products_sum
@@ -18,6 +20,10 @@ CASES = {
     "lion": (Lion, lion_pytorch.Lion, {"lr": 1e-3}),
     "lion decay": (Lion, lion_pytorch.Lion, {"lr": 1e-3, "weight_decay": 0.1, "betas": (0.8, 0.9)}),
     "lion decoupled": (Lion, lion_pytorch.Lion, {"lr": 1e-3, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    "adafactor": (Adafactor, PackageAdafactor, {}),
+    "adafactor warm-up": (Adafactor, PackageAdafactor, {"warmup_init": True, "clip_threshold": 0.5}),
+    "adafactor usual": (Adafactor, PackageAdafactor, {"lr": 1e-3, "relative_step": False, "scale_parameter": False}),
+    "adafactor decay": (Adafactor, PackageAdafactor, {"lr": 1e-2, "relative_step": False, "weight_decay": 0.1, "beta1": 0.9}),
     "prodigy": (Prodigy, prodigyopt.Prodigy, {"d0": 1e-4}),
     "prodigy usual": (
         Prodigy,
@@ -85,6 +91,18 @@ def test_training_goes_on_from_the_packages_state(case):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_adafactor_rounds_half_precision_weights_once_like_the_package():
+    options = {"lr": 1e-2, "relative_step": False, "weight_decay": 0.1}
+    found, expected = ([parameter.detach().bfloat16().requires_grad_() for parameter in network()] for _ in range(2))
+    optimizers = Adafactor(found, **options), PackageAdafactor(expected, **options)
+    for step in range(5):
+        for parameter in [*found, *expected]:
+            parameter.grad = torch.full_like(parameter, 0.1 * (step + 1))
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptLion])
 def test_two_rates_are_refused(optimizer_class):
     parameters = network()
@@ -94,7 +112,7 @@ def test_two_rates_are_refused(optimizer_class):
         optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:], "lr": 0.5}]).step()
 
 
-@pytest.mark.parametrize("optimizer_class, reads", [(Lion, 0), (Prodigy, 1), (DAdaptAdam, 1), (DAdaptLion, 1)])
+@pytest.mark.parametrize("optimizer_class, reads", [(Lion, 0), (Adafactor, 0), (Prodigy, 1), (DAdaptAdam, 1), (DAdaptLion, 1)])
 def test_a_step_reads_from_the_device_at_most_once(optimizer_class, reads, monkeypatch):
     optimizer = trained(optimizer_class, {}, steps=2)[1]
     count = [0]

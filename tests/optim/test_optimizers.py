@@ -50,6 +50,33 @@ def test_every_optimizer_moves_the_weights(name):
     assert parameter.isfinite().all() and not torch.equal(parameter, torch.ones(3, 2))
 
 
+BITS_AND_BYTES = [name for name in OPTIMIZERS if "8bit" in name or "paged" in name]
+
+
+@pytest.mark.parametrize("name", [*BITS_AND_BYTES, "bitsandbytes.optim.AdEMAMix8bit"])
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_bitsandbytes_runs_here_and_keeps_8_bit_states(name):
+    built = build_optimizer(name, [], [{"params": [torch.nn.Parameter(torch.ones(64, 128))]}], learning_rate=0.1)
+    parameter = built.optimizer.param_groups[0]["params"][0]
+    for _ in range(3):
+        parameter.grad = parameter.detach().clone()
+        built.optimizer.step()
+    states = [state for state in built.optimizer.state[parameter].values() if torch.is_tensor(state)]
+    kept = {state.dtype for state in states if state.numel() >= parameter.numel()}
+    assert (parameter < 1).all() and kept == {torch.uint8 if "8bit" in name else torch.float32}
+
+
+def test_the_8bit_switch_is_adamw8bit():
+    assert build(use_8bit_adam=True).class_name == "bitsandbytes.optim.adamw.AdamW8bit"
+
+
+@pytest.mark.parametrize("name", ["AdamW8bit", "PagedLion8bit"])
+def test_bitsandbytes_missing_is_named_with_the_way_to_it(name, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    with pytest.raises(ImportError, match=f"--optimizer_type {name} needs .*pip install bitsandbytes"):
+        optimizer_class(name)
+
+
 def test_groups_keep_their_rates_and_the_callers_dicts_stay_as_they_are():
     given = groups(0.1, 0.2)
     built = build_optimizer("AdamW", [], given, learning_rate=0.5)

@@ -1,6 +1,11 @@
-import pytest
+import os
 
-from library.training.trackers import RateNames, logged_config
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from library.training.accelerator import trackers_for
+from library.training.trackers import RateNames, logged_config, start_trackers
 
 
 def test_named_groups_and_the_generic_names_are_both_logged():
@@ -24,6 +29,33 @@ def test_the_adapted_rate_is_logged_beside_the_given_one():
     assert record["lr/d*lr/unet"] == (3e-4, 0.5)
 
 
-@pytest.mark.parametrize("secret", ["wandb_api_key", "huggingface_token", "output_dir", "vae"])
+@pytest.mark.parametrize("secret", ["wandb_api_key", "huggingface_token", "output_dir", "vae", "network_weights", "dataset_config"])
 def test_a_stored_config_holds_no_secret_and_no_path(secret):
     assert secret not in logged_config({secret: "x", "seed": 1})
+
+
+def test_a_stored_config_leaves_out_every_absolute_path():
+    path = os.path.abspath("somewhere")
+    assert logged_config({"new_option": path, "several": ["plain", path], "network_args": ["a=1"]}) == {"network_args": "['a=1']"}
+
+
+def test_wandb_without_its_package_is_refused_not_passed_over(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="--log_with wandb needs the package 'wandb': pip install wandb"):
+        trackers_for("wandb", None)
+
+
+def test_wandb_records_offline_in_the_logging_folder(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", "")  # set by what is tested; this puts it back
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(log_with="wandb", project_dir=str(tmp_path / "logs" / "20260101"), cpu=True)
+    start_trackers(accelerator, name=None, wandb_run_name="named", wandb_api_key=None, init_arguments=None, config={"seed": 1})
+    run = wandb.run
+    assert (run.name, run.project, run.config["seed"]) == ("named", "network_train", 1)
+    accelerator.trackers[0].log({"loss/current": 0.5, "epoch": 1, "global_step": 1})
+    accelerator.end_training()
+    assert list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))

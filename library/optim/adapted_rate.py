@@ -1,0 +1,35 @@
+"""Notices when a rate-finding optimizer (D-Adaptation, Prodigy) has settled while the schedule lifts the rate again.
+
+Such an optimizer multiplies its own estimate d by the rate of the schedule. d never falls, and seldom grows after the first part of
+a run, so a restart of the schedule begins with the d of long ago. That is worth knowing, and worth one line in a run.
+"""
+
+GROWTH = 1.01  # d has grown when it is more than this times what it was
+RECOVERY = 1.5  # the schedule recovers when its rate is this many times its lowest since d has stood still
+
+
+class SettledRate:
+    """patience: optimizer steps without growth after which d counts as settled."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+        self._d = 0.0
+        self._steps = 0
+        self._lowest = float("inf")
+        self._told = False
+
+    def notice(self, d: float, rate: float) -> str | None:
+        """To be called after each optimizer step with its d and the schedule's rate; the text to show, once in a run."""
+        if d > self._d * GROWTH:
+            self._d, self._steps, self._lowest = d, 0, rate
+            return None
+        self._steps += 1
+        self._lowest = min(self._lowest, rate)
+        if self._told or self._steps < self.patience or rate < self._lowest * RECOVERY:
+            return None
+        self._told = True
+        return (
+            f"d has stood at {d:.3g} for {self._steps} steps while the schedule's rate rises again, to {rate:.3g}: "
+            f"the coming steps learn at rate x d = {rate * d:.3g}, and no new estimate is to be expected. For a fresh start at each cycle "
+            "use an optimizer with a rate of its own, such as AdamW; for even learning use --lr_scheduler constant or cosine"
+        )

@@ -1,0 +1,133 @@
+"""The learning-rate schedule as a reader sees it: one line of numbers, and a picture of the curve."""
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from library.optim.lr_schedulers import ScheduleOptions, ScheduleSummary, build_lr_scheduler, describe_schedule, schedule_factors
+from library.optim.optimizers import BuiltOptimizer, build_optimizer
+
+
+def schedule_options(
+    args: Namespace, total_steps: int, processes: int, *, name: str | None = None, warmup_steps: float | None = None
+) -> ScheduleOptions:
+    """The --lr_scheduler* options. name, warmup_steps: in place of the user's, where the optimizer has a say in them."""
+    return ScheduleOptions(
+        name=args.lr_scheduler if name is None else name,
+        total_steps=total_steps,
+        warmup_steps=args.lr_warmup_steps if warmup_steps is None else warmup_steps,
+        decay_steps=args.lr_decay_steps,
+        num_processes=processes,
+        num_cycles=args.lr_scheduler_num_cycles,
+        power=args.lr_scheduler_power,
+        timescale=args.lr_scheduler_timescale,
+        min_lr_ratio=args.lr_scheduler_min_lr_ratio,
+        arguments=tuple(args.lr_scheduler_args or ()),
+    )
+
+
+def rate_factors(options: ScheduleOptions, scheduler_type: str, learning_rate: float) -> list[float]:
+    """The share of the full rate in force during each optimizer step, total_steps numbers; classes are stepped through once."""
+    if not scheduler_type:
+        return schedule_factors(options, learning_rate)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=learning_rate)
+    keywords = {"arguments": list(options.arguments), "warmup_steps": options.warmup_steps}
+    scheduler = build_lr_scheduler(
+        optimizer,
+        name=options.name,
+        scheduler_type=scheduler_type,
+        total_steps=options.total_steps,
+        num_processes=options.num_processes,
+        **keywords,
+    )
+    factors = []
+    for step in range(options.total_steps):
+        factors.append(optimizer.param_groups[0]["lr"] / learning_rate)
+        optimizer.step()
+        for _ in range(options.num_processes if step + 1 < options.total_steps else 0):
+            scheduler.step()
+    return factors
+
+
+def summary(options: ScheduleOptions, scheduler_type: str, learning_rate: float) -> ScheduleSummary:
+    """Peak, floor and mean of the curve; the mean is over all steps, so that schedules can be compared by how much they learn."""
+    if not scheduler_type:
+        return replace(describe_schedule(options, learning_rate), name=described(options))
+    factors = rate_factors(options, scheduler_type, learning_rate)
+    floor = min(factors[factors.index(max(factors)) :])
+    return ScheduleSummary(
+        scheduler_type, max(factors) * learning_rate, floor * learning_rate, learning_rate, sum(factors) / len(factors)
+    )
+
+
+def schedule_line(args: Namespace, built: BuiltOptimizer, total_steps: int, processes: int) -> str:
+    """The schedule's line on the console."""
+    if built.schedule_free:
+        return "none, the optimizer needs no schedule"
+    if built.learning_rate is None:
+        return f"none, {built.class_name.rpartition('.')[2]} sets its own rates"
+    options = schedule_options(args, total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
+    return str(summary(options, args.lr_scheduler_type, full_rate(args)))
+
+
+def full_rate(args: Namespace) -> float:
+    """The first rate of --learning_rate, --unet_lr, --text_encoder_lr that is above 0: what the curve is shown for."""
+    text_encoder = args.text_encoder_lr[0] if args.text_encoder_lr else None
+    return next(rate for rate in (args.learning_rate, args.unet_lr, text_encoder, 1.0) if rate)
+
+
+def described(options: ScheduleOptions) -> str:
+    """The schedule's name with what shapes it."""
+    parts = [options.name]
+    if options.name == "cosine_with_restarts":
+        parts.append(f"{options.num_cycles} cycles")
+    if options.warmup_steps:
+        warmup = options.warmup_steps
+        parts.append(f"warm-up over {warmup:.0%} of the steps" if isinstance(warmup, float) else f"{warmup} warm-up steps")
+    return ", ".join(parts)
+
+
+def draw_preview(path: Path, options: ScheduleOptions, scheduler_type: str, learning_rate: float) -> str:
+    """Draws the rate over the steps as a picture; returns the summary line. Raises ValueError without matplotlib."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise ValueError("--lr_scheduler_preview needs the package matplotlib: pip install matplotlib, or leave it out") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    factors = rate_factors(options, scheduler_type, learning_rate)
+    line = str(summary(options, scheduler_type, learning_rate))
+    figure, axes = pyplot.subplots(figsize=(9, 3.5), layout="constrained")
+    axes.plot(range(1, len(factors) + 1), [factor * learning_rate for factor in factors])
+    axes.axhline(sum(factors) / len(factors) * learning_rate, linestyle=":", color="gray", label="mean")
+    axes.set(title=line, xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
+    axes.title.set_fontsize("small")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return line
+
+
+def preview(args: Namespace, total_steps: int, processes: int) -> None:
+    """What --lr_scheduler_preview does: draws the curve and prints its line. Raises ValueError where there is no curve."""
+    rate = full_rate(args)
+    built = build_optimizer(
+        args.optimizer_type,
+        args.optimizer_args or [],
+        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": rate}],
+        learning_rate=args.learning_rate,
+        lr_scheduler=args.lr_scheduler,
+        lr_warmup_steps=args.lr_warmup_steps,
+        max_grad_norm=args.max_grad_norm,
+        use_8bit_adam=args.use_8bit_adam,
+        use_lion_optimizer=args.use_lion_optimizer,
+    )
+    if built.schedule_free or built.learning_rate is None:
+        name = built.class_name.rpartition(".")[2]
+        raise ValueError(f"--lr_scheduler_preview {args.lr_scheduler_preview}: {name} sets its own rates, so there is no curve to draw")
+    line = draw_preview(Path(args.lr_scheduler_preview), schedule_options(args, total_steps, processes), args.lr_scheduler_type, rate)
+    print(f"{total_steps:,} steps, {line}\ndrawn in {args.lr_scheduler_preview}")

@@ -1,0 +1,57 @@
+"""One process of the test with several of them: trains a command line and writes what it saw into a file of its own.
+
+Started by `accelerate launch`: process_worker.py REPORT_FOLDER OPTIONS... Random numbers of each micro step depend on its images
+alone, so that any number of processes draws the same for the same images.
+"""
+
+import json
+import os
+import sys
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.offline import go_offline
+
+go_offline()
+
+
+def train_and_watch(argv: list[str]) -> dict:
+    """Trains; the images and noise of each micro step, what stood on the console, and the network's numbers at the end."""
+    import torch
+
+    from library.training import header, network_recipe
+    from tests.golden_workshop import read_command_line
+
+    torch.set_num_threads(1)
+    real_loss, real_header, headers, first_draws = network_recipe.training_loss, header.run_header, [], []
+
+    def loss_by_images(batch, parts, settings):
+        first_draws.append(torch.rand(1).item())
+        torch.manual_seed(zlib.crc32(" ".join(batch.image_keys).encode()))
+        return real_loss(batch, parts, settings)
+
+    def kept_header(*facts):
+        headers.append(real_header(*facts))
+        return headers[-1]
+
+    network_recipe.training_loss, header.run_header = loss_by_images, kept_header
+    try:
+        run = network_recipe.prepare(*read_command_line("sd", argv))
+        images, updates = [], []
+        run.watchers.append(lambda step: images.append([Path(key).name for key in step.batch.image_keys]))
+        run.update_watchers.append(lambda update: updates.append(len(images)))
+        network_recipe.train(run)
+    finally:
+        network_recipe.training_loss, header.run_header = real_loss, real_header
+    numbers = torch.cat([parameter.detach().flatten() for parameter in run.network.parameters()])
+    return {
+        "images": images, "updates": updates, "header": "\n".join(headers), "own_draw": first_draws[0],
+        "weights": numbers.tolist(), "rates": run.optimization.built.optimizer.param_groups[0]["lr"], "epochs": run.plan.num_epochs,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    report = Path(sys.argv[1]) / f"{os.environ['RANK']}.json"
+    report.write_text(json.dumps(train_and_watch(sys.argv[2:])), encoding="utf-8")

@@ -1,0 +1,117 @@
+"""Two processes, started as users start them, train as one process does that accumulates two batches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from library.training.accelerator import average_gradients, keep_models_whole
+from library.training.run_metadata import Session
+from tests.training.options import command_line, write_images
+from tests.training.process_worker import train_and_watch
+
+WORKER = Path(__file__).with_name("process_worker.py")
+OPTIONS = {
+    "network_train_unet_only": True,
+    "network_args": "module_dropout=0.4",  # some modules have a gradient in one process only
+    "max_train_epochs": 2,
+    "lr_scheduler": "linear",
+}
+
+
+def launched(folder: Path, argv: list[str]) -> list[dict]:
+    """The reports of two processes under `accelerate launch`."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--num_cpu_threads_per_process=1"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*launch, str(WORKER), str(folder), *argv], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def reports(tiny_models, tmp_path_factory):
+    """Of the two processes, and of one process that accumulates two batches."""
+    folder = tmp_path_factory.mktemp("processes")
+    data, model = write_images(folder / "data", 4), tiny_models("sd1")
+    pair = launched(folder, command_line(model, data, folder / "pair", **OPTIONS))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    alone = train_and_watch(command_line(model, data, folder / "alone", gradient_accumulation_steps=2, **OPTIONS))
+    return pair, alone
+
+
+def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports):
+    """Also their epochs, steps and learning rates mean the same, each draws noise of its own, and the batch is told once."""
+    pair, alone = reports
+    first, second = pair
+    found, expected = torch.tensor(first["weights"]), torch.tensor(alone["weights"])
+    assert first["weights"] == second["weights"]
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+    assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
+    pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
+    assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
+    assert first["own_draw"] != second["own_draw"]
+    assert "2 images a step: 1 at once x 2 processes x 1 accumulated" in first["header"] and not second["header"]
+
+
+class TwoProcesses:
+    """Stands for accelerate in the first of two processes; `other` is what the second one sends."""
+
+    num_processes, device = 2, torch.device("cpu")
+
+    def __init__(self, other: list[float]):
+        self.other = torch.tensor(other)
+
+    def reduce(self, flat, reduction):
+        assert reduction == "mean"
+        return (flat + self.other) / 2
+
+
+def test_gradients_are_averaged_and_missing_ones_count_as_zero():
+    """Gradients of three parameters, then a flag each: the other process has the first two, this one the first."""
+    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))]
+    parameters[0].grad = torch.tensor([1.0, 3.0])
+    average_gradients(TwoProcesses([3.0, 5.0, 8.0, 0.0, 1.0, 1.0, 0.0]), parameters)
+    assert [None if p.grad is None else p.grad.tolist() for p in parameters] == [[2.0, 4.0], [4.0], None]
+
+
+def test_parameters_that_are_not_trained_are_not_sent():
+    parameters = [torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1), requires_grad=False)]
+    parameters[0].grad = torch.tensor([1.0])
+    average_gradients(TwoProcesses([3.0, 1.0]), parameters)
+    assert parameters[0].grad.item() == 2 and parameters[1].grad is None
+
+
+@pytest.mark.parametrize("strict_compat", [True, False])
+def test_processes_draw_alike_under_strict_compat_only(strict_compat):
+    class Process:
+        def __init__(self, number):
+            self.process_index = number
+
+    draws = []
+    for number in range(2):
+        session = Session.begin(5)
+        session.separate(Process(number), strict_compat)
+        draws.append(torch.rand(1).item())
+    assert (draws[0] == draws[1]) is strict_compat
+
+
+@pytest.mark.parametrize("variable, name", [("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"), ("ACCELERATE_USE_FSDP", "FSDP"), ("", "DeepSpeed")])
+def test_what_would_spread_the_models_is_told_and_left_out(variable, name, monkeypatch, caplog):
+    """By accelerate's config or, last, by --deepspeed. The adapter is trained whole in each process."""
+    if variable:
+        monkeypatch.setenv(variable, "true")
+    keep_models_whole(deepspeed=not variable)
+    assert f"{name} has nothing to spread but the adapter" in caplog.text and variable not in os.environ
+
+
+def test_a_run_without_them_says_nothing(monkeypatch, caplog):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    keep_models_whole(deepspeed=False)
+    assert not caplog.text
