@@ -4,6 +4,7 @@ They run in this process, for one epoch on small pictures; one is launched as th
 `--gui-dir`, and all with `--gui-dir tests/gui_commands`.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -65,14 +66,14 @@ def train(command: GuiCommand, places: dict[str, Path], weights: Path | None = N
 
 
 def skip_what_lycoris_cannot_do(command: GuiCommand) -> None:
-    """algo=ia3 is not in the LyCORIS that kohya_ss pins, and algo=boft finds no block size for the tiny models' layers."""
+    """LyCORIS 3, which kohya_ss pins, does not know algo=ia3, and its algo=boft breaks on the tiny models; 4 can do both."""
     if "lycoris.kohya" not in command.toml:
         return
     if importlib.util.find_spec("lycoris") is None:
         pytest.skip("needs the package lycoris_lora")
-    for algorithm in ("ia3", "boft"):
-        if f"algo={algorithm}" in command.toml:
-            pytest.skip(f"LyCORIS itself fails with algo={algorithm} here")
+    old = importlib.metadata.version("lycoris_lora").startswith("3.")
+    if old and any(f"algo={algorithm}" in command.toml for algorithm in ("ia3", "boft")):
+        pytest.skip("LyCORIS 3 itself fails here")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,6 @@ def test_the_gui_launches_a_training_from_its_own_folder(tiny_models, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", *("no" if word == "fp16" else word for word in command.launch)]
     environment = os.environ | {"PYTHONPATH": f"{gui}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"}
     line = [*launch, str(ROOT / command.script), *written(command, places), *quickly(command)]
-    done = subprocess.run(line, cwd=gui, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=300)
+    done = subprocess.run(line, cwd=gui, env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [path.name for path in places["OUT"].glob("*.safetensors")] == ["last.safetensors"]
