@@ -17,8 +17,15 @@ from tests.offline import go_offline
 go_offline()
 
 
+def numbers(network):
+    """A copy of all trained numbers, flat."""
+    import torch
+
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
 def train_and_watch(argv: list[str]) -> dict:
-    """Trains; the images and noise of each micro step, what stood on the console, and the network's numbers at the end."""
+    """Trains; the images and noise of each micro step, what stood on the console, and how the network's numbers have moved."""
     import torch
 
     from library.training import header, network_recipe
@@ -39,16 +46,16 @@ def train_and_watch(argv: list[str]) -> dict:
     network_recipe.training_loss, header.run_header = loss_by_images, kept_header
     try:
         run = network_recipe.prepare(*read_command_line("sd", argv))
-        images, updates = [], []
+        images, updates, start = [], [], numbers(run.network)
         run.watchers.append(lambda step: images.append([Path(key).name for key in step.batch.image_keys]))
         run.update_watchers.append(lambda update: updates.append(len(images)))
         network_recipe.train(run)
     finally:
         network_recipe.training_loss, header.run_header = real_loss, real_header
-    numbers = torch.cat([parameter.detach().flatten() for parameter in run.network.parameters()])
     return {
         "images": images, "updates": updates, "header": "\n".join(headers), "own_draw": first_draws[0],
-        "weights": numbers.tolist(), "rates": run.optimization.built.optimizer.param_groups[0]["lr"], "epochs": run.plan.num_epochs,
+        "moved": (numbers(run.network) - start).tolist(), "epochs": run.plan.num_epochs,
+        "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
     }  # fmt: skip
 
 

@@ -21,6 +21,8 @@ OPTIONS = {
     "network_args": "module_dropout=0.4",  # some modules have a gradient in one process only
     "max_train_epochs": 2,
     "lr_scheduler": "linear",
+    "optimizer_type": "SGDNesterov",  # unlike Adam it does not make small gradients' rounding large
+    "learning_rate": 0.1,
 }
 
 
@@ -50,9 +52,9 @@ def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports)
     """Also their epochs, steps and learning rates mean the same, each draws noise of its own, and the batch is told once."""
     pair, alone = reports
     first, second = pair
-    found, expected = torch.tensor(first["weights"]), torch.tensor(alone["weights"])
-    assert first["weights"] == second["weights"]
-    assert (found - expected).norm() <= 1e-4 * expected.norm()
+    found, expected = torch.tensor(first["moved"]), torch.tensor(alone["moved"])
+    assert first["moved"] == second["moved"]
+    assert (found - expected).norm() <= 1e-4 * expected.norm() > 0
     assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
     pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
     assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
