@@ -1,11 +1,14 @@
 import logging
 
 import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import nn
 
-from library.kernels.attention import set_attention
+from library.kernels.attention import SharedInputProcessor, own_attention, set_attention
 
 
-class Model:
+class Model(nn.Module):
     switched = False
 
     def enable_xformers_memory_efficient_attention(self):
@@ -43,3 +46,23 @@ def test_mem_eff_attn_goes_before_xformers(caplog):
     caplog.set_level(logging.INFO)
     assert switched(mem_eff_attn=True, xformers=True) == [False, False]
     assert "--mem_eff_attn" in caplog.text
+
+
+def test_our_attention_gives_what_diffusers_gives():
+    torch.manual_seed(0)
+    for context_size in (None, 12):
+        attention = Attention(16, cross_attention_dim=context_size, heads=2, dim_head=8)
+        x, context = torch.randn(2, 6, 16), context_size and torch.randn(2, 5, 12)
+        expected = attention(x, encoder_hidden_states=context)
+        own_attention(attention)
+        assert isinstance(attention.processor, SharedInputProcessor)
+        assert torch.equal(attention(x, encoder_hidden_states=context), expected)
+
+
+def test_attention_with_a_norm_or_a_residual_goes_through_diffusers():
+    torch.manual_seed(0)
+    attention = Attention(16, heads=1, dim_head=16, norm_num_groups=4, residual_connection=True)
+    x = torch.randn(2, 16, 3, 3)
+    expected = attention(x)
+    own_attention(attention)
+    assert torch.equal(attention(x), expected)
