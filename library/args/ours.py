@@ -53,3 +53,11 @@ def add_our_arguments(parser: ArgumentParser) -> None:
         help="encode N shuffled variants of each caption and the empty one before training, and train on one of them at random; "
         "needs --network_train_unet_only, 8 is a fair number (default: captions that change are encoded at each step)",
     )
+    group.add_argument(
+        "--attention",
+        type=str,
+        default=None,
+        choices=("auto", "flash", "cudnn", "efficient", "math", "xformers"),
+        help="attention kernel of the U-Net on CUDA: one by name, or 'auto', which times them once for each shape and takes the fastest;"
+        " name one to get the same numbers at each run (default: what --xformers says, else PyTorch's own choice)",
+    )

@@ -1,6 +1,5 @@
 """Which attention kernels the U-Net and the VAE use, and the U-Net's attention itself."""
 
-import importlib.util
 import logging
 from collections.abc import Callable
 
@@ -8,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
+
+from library.kernels.attention_choice import XFORMERS, Attend, attend_function
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ class SharedInputProcessor:
     itself. Attentions with more in them than a Stable Diffusion U-Net has go through diffusers' own processor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attend: Attend = F.scaled_dot_product_attention) -> None:
+        self.attend = attend
         self.shared: Callable[[Tensor], tuple[Tensor, ...] | None] | None = None
         self._general = AttnProcessor2_0()
 
@@ -35,8 +37,7 @@ class SharedInputProcessor:
         if hidden_states.ndim != 3 or attention_mask is not None or not is_simple(attn):
             return self._general(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         query, key, value = (heads(states, attn.heads) for states in self._projections(attn, hidden_states, encoder_hidden_states))
-        attended = F.scaled_dot_product_attention(query, key, value)
-        attended = attended.transpose(1, 2).flatten(2)
+        attended = self.attend(query, key, value).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](attended))
 
     def _projections(self, attn: Attention, hidden_states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,35 +65,40 @@ def heads(states: Tensor, count: int) -> Tensor:
     return states.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def own_attention(unet: nn.Module) -> None:
+def own_attention(unet: nn.Module, attend: Attend = F.scaled_dot_product_attention) -> None:
     """Gives each attention of the U-Net that has diffusers' scaled dot product attention our processor of the same mathematics."""
     for module in unet.modules():
         if isinstance(module, Attention) and type(module.processor) is AttnProcessor2_0:
-            module.set_processor(SharedInputProcessor())
+            module.set_processor(SharedInputProcessor(attend))
 
 
 def set_attention(
-    unet: nn.Module, vae: nn.Module | None, *, sdpa: bool, xformers: bool, mem_eff_attn: bool, device: torch.device | str
+    unet: nn.Module,
+    vae: nn.Module | None,
+    *,
+    sdpa: bool,
+    xformers: bool,
+    mem_eff_attn: bool,
+    attention: str | None = None,
+    device: torch.device | str,
 ) -> None:
-    """Acts on --mem_eff_attn, --xformers and --sdpa, the first of them that is set.
+    """Acts on --attention, --mem_eff_attn, --xformers and --sdpa, the first of them that is set.
 
     The U-Net uses torch's scaled dot product attention unless it is told otherwise. It takes the place of plain attention and of
     --mem_eff_attn as well: its results differ by rounding only, and it never holds a whole score matrix on a GPU.
-    Raises ValueError for --xformers on a GPU without the package.
+    Raises ValueError for xFormers on a GPU without the package.
     """
-    own_attention(unet)
-    if mem_eff_attn:
+    device_type = torch.device(device).type
+    choice = attention
+    if attention is None and mem_eff_attn:
         logger.info("--mem_eff_attn: using torch's scaled dot product attention, which needs no more memory and is faster")
-        return
-    if not xformers:
-        return
-    if sdpa:
-        logger.info("--xformers goes before --sdpa")
-    if torch.device(device).type != "cuda":
-        logger.warning("--xformers works on CUDA only, and this device is %s: using --sdpa instead", device)
-        return
-    if importlib.util.find_spec("xformers") is None:
-        raise ValueError("--xformers needs the package xformers: pip install xformers, or use --sdpa, which needs nothing")
-    for module in (unet, vae):
-        if module is not None:
-            module.enable_xformers_memory_efficient_attention()
+    elif attention is None and xformers:
+        if sdpa:
+            logger.info("--xformers goes before --sdpa")
+        if device_type == "cuda":
+            choice = XFORMERS
+        else:
+            logger.warning("--xformers works on CUDA only, and this device is %s: using --sdpa instead", device_type)
+    own_attention(unet, attend_function(choice, device_type))
+    if choice == XFORMERS and device_type == "cuda" and vae is not None:
+        vae.enable_xformers_memory_efficient_attention()

@@ -40,7 +40,13 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Mo
         ),
     )
     set_attention(
-        models.unet, models.vae, sdpa=args.sdpa, xformers=args.xformers, mem_eff_attn=args.mem_eff_attn, device=accelerator.device
+        models.unet,
+        models.vae,
+        sdpa=args.sdpa,
+        xformers=args.xformers,
+        mem_eff_attn=args.mem_eff_attn,
+        attention=args.attention,
+        device=accelerator.device,
     )
     if args.strict_compat:
         swallow(models.swallowed_draws)

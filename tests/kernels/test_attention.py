@@ -6,19 +6,21 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from library.kernels.attention import SharedInputProcessor, own_attention, set_attention
+from library.kernels.attention_choice import xformers_attention
 
 
-class Model(nn.Module):
+class Vae(nn.Module):
     switched = False
 
     def enable_xformers_memory_efficient_attention(self):
         self.switched = True
 
 
-def switched(device="cuda", sdpa=False, xformers=False, mem_eff_attn=False) -> list[bool]:
-    unet, vae = Model(), Model()
-    set_attention(unet, vae, sdpa=sdpa, xformers=xformers, mem_eff_attn=mem_eff_attn, device=device)
-    return [unet.switched, vae.switched]
+def switched(device="cuda", sdpa=False, xformers=False, mem_eff_attn=False, attention=None) -> list[bool]:
+    """Whether xFormers is used in the U-Net and in the VAE."""
+    unet, vae = Attention(16, heads=2, dim_head=8), Vae()
+    set_attention(unet, vae, sdpa=sdpa, xformers=xformers, mem_eff_attn=mem_eff_attn, attention=attention, device=device)
+    return [unet.processor.attend is xformers_attention, vae.switched]
 
 
 def test_without_options_nothing_changes(caplog):
@@ -40,6 +42,12 @@ def test_xformers_without_the_package_names_package_and_way_out(monkeypatch):
 def test_xformers_is_used_in_the_unet_and_the_vae(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert switched(xformers=True) == [True, True]
+
+
+def test_attention_goes_before_xformers(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert switched(attention="xformers") == [True, True]
+    assert switched(attention="flash", xformers=True) == [False, False]
 
 
 def test_mem_eff_attn_goes_before_xformers(caplog):
