@@ -1,6 +1,6 @@
 """Counts what one training step costs, without a GPU and without computing anything.
 
-python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--json]
+python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text] [--json]
 
 The step of library.training runs on fake tensors, which have shapes but no values, at the full size of the model. Counted are
 launches (operations that a GPU would start a kernel for; views are free), host reads (each makes the host wait for the GPU), FLOPs
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import random
 import sys
 import weakref
@@ -33,6 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from library.data.batch import Batch
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
+from library.kernels.attention import own_attention
 from library.models.family import Models
 from library.models.sd import SD
 from library.models.sdxl import SDXL
@@ -65,6 +67,15 @@ CLIP_BIGG = {
 }
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NO_KERNEL = ("detach", "alias", "_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh")
+
+
+def product_flops(result: torch.Size, a: torch.Size, b: torch.Size, **_) -> int:
+    """FLOPs of a matrix product, batched or not, of these shapes."""
+    return 2 * math.prod(a) * b[-1]
+
+
+# Torch counts the FLOPs of the forms that are not in place only.
+IN_PLACE_FLOPS = {torch.ops.aten.addmm_: product_flops, torch.ops.aten.baddbmm_: product_flops}
 
 
 @dataclass
@@ -140,7 +151,7 @@ def full_size_models(family: str, dtype: torch.dtype) -> Models:
     return Models(unet, vae, encoders)
 
 
-def sample_batch(batch: int, size: int, encoders: int) -> Batch:
+def sample_batch(batch: int, size: int, encoders: int, text_states: dict[str, Tensor] | None) -> Batch:
     """Cached latents of one bucket, captions of 77 tokens."""
     sizes = torch.full((batch, 2), size)
     return Batch(
@@ -153,17 +164,33 @@ def sample_batch(batch: int, size: int, encoders: int) -> Batch:
         flipped=[False] * batch,
         bucket=(size, size),
         latents=torch.randn(batch, 4, size // 8, size // 8),
-        input_ids=[torch.randint(0, 49000, (batch, 1, 77)) for _ in range(encoders)],
+        input_ids=None if text_states else [torch.randint(0, 49000, (batch, 1, 77)) for _ in range(encoders)],
+        text_states=text_states,
         custom_attributes=[{}] * batch,
     )
 
 
-def count_step(family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool) -> Counter:
-    """One micro step with its update, after one that creates the optimizer's state."""
+def cached_text_states(batch: int, encoders: list[nn.Module]) -> dict[str, Tensor]:
+    """What --cache_text_encoder_outputs keeps: states of 77 tokens, pooled ones where a second encoder makes them."""
+    width = sum(encoder.config.hidden_size for encoder in encoders)
+    states = {"prompt_embeds": torch.randn(batch, 77, width)}
+    if len(encoders) > 1:
+        states["pooled_prompt_embeds"] = torch.randn(batch, encoders[-1].config.projection_dim)
+    return states
+
+
+def count_step(
+    family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool, cached_text: bool = False, with_flops: bool = True
+) -> Counter:
+    """One micro step with its update, the optimizer's state being there already. cached_text: no text encoder runs.
+
+    with_flops: off halves the time it takes.
+    """
     dtype = DTYPES[precision]
     objective = SD().objective(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         models = full_size_models(family, dtype)
+        own_attention(models.unet)
         kind = SDXL() if family == "sdxl" else SD()
         text_encoder = kind.text_encoder_for_network(models)
         network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
@@ -181,13 +208,23 @@ def count_step(family: str, *, rank: int, batch: int, size: int, precision: str,
             python_random=random,
         )
         settings = StepSettings(NoiseSettings(), LossSettings(), not unet_only, 1, dtype, False)
-        data = sample_batch(batch, size, len(models.text_encoders))
-        one_step(data, parts, settings, network, optimizer)
+        text_states = cached_text_states(batch, models.text_encoders) if cached_text else None
+        data = sample_batch(batch, size, len(models.text_encoders), text_states)
+        make_state(optimizer, network)
         counter = Counter(on_host=[state["step"] for state in optimizer.state.values()])
-        with FlopCounterMode(display=False) as flops, counter:
+        flops = FlopCounterMode(display=False, custom_mapping=IN_PLACE_FLOPS) if with_flops else None
+        with flops or contextlib.nullcontext(), counter:
             one_step(data, parts, settings, network, optimizer)
-        counter.counts.flops = flops.get_total_flops()
+        counter.counts.flops = flops.get_total_flops() if flops else 0
     return counter
+
+
+def make_state(optimizer, network: nn.Module) -> None:
+    """Lets the optimizer create its state, as the first step of a run does."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def one_step(data: Batch, parts: StepParts, settings: StepSettings, network: nn.Module, optimizer) -> None:
@@ -209,12 +246,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of the square image in pixels (default: 512, sdxl 1024)")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--unet_only", action="store_true")
+    parser.add_argument("--cached_text", action="store_true", help="text encoder outputs come from a cache; needs --unet_only")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
+    if options.cached_text and not options.unet_only:
+        parser.error("--cached_text needs --unet_only: text encoders that are trained must run")
     logging.disable(logging.WARNING)
     size = options.size or (1024 if options.family == "sdxl" else 512)
     counter = count_step(
-        options.family, rank=options.rank, batch=options.batch, size=size, precision=options.precision, unet_only=options.unet_only
+        options.family,
+        rank=options.rank,
+        batch=options.batch,
+        size=size,
+        precision=options.precision,
+        unet_only=options.unet_only,
+        cached_text=options.cached_text,
     )
     counts = counter.counts
     if options.json:

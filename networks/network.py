@@ -18,6 +18,7 @@ from networks.block_weights import block_index
 from networks.consumers import advice
 from networks.layers import AdapterModule, LoRAModule
 from networks.shadow import Shadow
+from networks.shared_inputs import group
 from networks.weight_files import LoadReport, check_same_family, fitted_shapes, modules_in, renamed
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class AdapterNetwork(nn.Module):
         self.block_weights = block_weights
         self.shadow: Shadow | None = None
         self.advised = False
+        self._unets: list[nn.Module] = []  # a list, as the U-Net is no child of the network
         self.register_load_state_dict_post_hook(lambda network, _: network.weights_changed())
         logger.info("%d text encoder modules, %d U-Net modules", len(text_encoder_loras), len(unet_loras))
 
@@ -73,6 +75,7 @@ class AdapterNetwork(nn.Module):
         for module in self.adapters:
             module.apply_to()
             self.add_module(module.lora_name, module)
+        self._unets = [] if unet is None else [unet]
 
     def set_multiplier(self, multiplier: float) -> None:
         self.multiplier = multiplier
@@ -132,7 +135,8 @@ class AdapterNetwork(nn.Module):
         """From now on LoRA modules compute with copies of their weights in `dtype`, the dtype of autocast. Call on the final device."""
         plain = [module for module in self.adapters if isinstance(module, LoRAModule) and module.magnitude_axis is None]
         modules = [module for module in plain if module.lora_down.weight.dtype != dtype]
-        self.shadow = Shadow(modules, dtype) if modules else None
+        groups = [found for unet in self._unets for found in group(unet, modules, dtype)]
+        self.shadow = Shadow(modules, dtype, groups) if modules else None
 
     def weights_changed(self) -> None:
         """To be called after weights were changed in place by an optimizer or otherwise."""

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from networks.layers import LoRAModule
+from networks.shared_inputs import SharedInput
 
 
 class Shadow:
     """The copies of one network. Call `refresh` after every change of the weights and `gather` after every backward."""
 
-    def __init__(self, modules: Sequence[LoRAModule], dtype: torch.dtype):
+    def __init__(self, modules: Sequence[LoRAModule], dtype: torch.dtype, groups: Sequence[SharedInput] = ()):
+        """groups: of some of the modules, whose copies lie together in memory."""
         self.weights: list[nn.Parameter] = [weight for module in modules for weight in (module.lora_down.weight, module.lora_up.weight)]
-        self.copies: list[Tensor] = [weight.detach().to(dtype).requires_grad_(weight.requires_grad) for weight in self.weights]
+        together = {id(module): pair for group in groups for module, pair in zip(group.modules, group.pairs, strict=True)}
+        for module in modules:
+            module.shadow = together.get(id(module)) or copies_of(module, dtype)
+        self.copies: list[Tensor] = [copy for module in modules for copy in module.shadow]
         self.gradients = [torch.zeros_like(weight) if weight.requires_grad else None for weight in self.weights]
-        pairs = zip(self.copies[::2], self.copies[1::2], strict=True)
-        for module, pair in zip(modules, pairs, strict=True):
-            module.shadow = pair
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -45,3 +47,9 @@ class Shadow:
             torch._foreach_copy_(*fresh)
         if added[0]:
             torch._foreach_add_(*added)
+
+
+def copies_of(module: LoRAModule, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The module's down and up in `dtype`, as leaves of their own."""
+    down, up = (layer.weight for layer in (module.lora_down, module.lora_up))
+    return down.detach().to(dtype).requires_grad_(down.requires_grad), up.detach().to(dtype).requires_grad_(up.requires_grad)

@@ -90,3 +90,11 @@ def add_memory_arguments(group: _ArgumentGroup) -> None:
         action="store_true",
         help="the VAE works on large images in overlapping tiles: much less GPU memory, latents differ a little (default: off)",
     )
+    group.add_argument(
+        "--attention",
+        type=str,
+        default=None,
+        choices=("auto", "flash", "cudnn", "efficient", "math", "xformers"),
+        help="attention kernel of the U-Net on CUDA: one by name, or 'auto', which times them once for each shape and takes the fastest;"
+        " name one to get the same numbers at each run (default: what --xformers says, else PyTorch's own choice)",
+    )

@@ -32,8 +32,7 @@ def conv_with_low_rank(
 
 def scaled_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale * a @ b for matrices, in one kernel."""
-    result = a.new_empty(a.shape[0], b.shape[1])
-    return torch.addmm(result, a, b, beta=0, alpha=scale, out=result)
+    return a.new_empty(a.shape[0], b.shape[1]).addmm_(a, b, beta=0, alpha=scale)
 
 
 def like(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -41,7 +41,13 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Mo
         ),
     )
     set_attention(
-        models.unet, models.vae, sdpa=args.sdpa, xformers=args.xformers, mem_eff_attn=args.mem_eff_attn, device=accelerator.device
+        models.unet,
+        models.vae,
+        sdpa=args.sdpa,
+        xformers=args.xformers,
+        mem_eff_attn=args.mem_eff_attn,
+        attention=args.attention,
+        device=accelerator.device,
     )
     slice_vae(args, models.vae)
     tell_of_switches_without_effect(args)
