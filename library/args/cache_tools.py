@@ -17,10 +17,10 @@ OTHER_FAMILIES = (
     ("logit_mean", float, 0.0, None),
     ("logit_std", float, 1.0, None),
     ("mode_scale", float, 1.29, None),
-    ("blocks_to_swap", int, None, None),
     ("clip_l", str, None, None),
     ("t5xxl", str, None, None),
     ("ae", str, None, None),
+    ("t5xxl_dtype", str, None, None),
     ("controlnet_model_name_or_path", str, None, None),
     ("t5xxl_max_token_length", int, None, None),
     ("guidance_scale", float, 3.5, None),
@@ -33,7 +33,8 @@ OTHER_FAMILIES = (
 """Option, type, default, choices: for model families that this suite does not train."""
 UNUSED = {"network_module": "networks.lora", "output_dir": "."}
 """What a training script needs and a cache does not."""
-SDXL_ONLY = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+TEXT_CACHE = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk")
+"""Options that only scripts for SDXL have."""
 
 
 def cache_parser(name: str, description: str) -> ArgumentParser:
@@ -56,9 +57,10 @@ def cache_parser(name: str, description: str) -> ArgumentParser:
     return parser
 
 
-def read_cache_args(parser: ArgumentParser) -> tuple[Namespace, bool]:
+def read_cache_args(parser: ArgumentParser, *, text: bool = False) -> tuple[Namespace, bool]:
     """The options, checked as the training script for this model would, and whether the model is SDXL.
 
+    text: the cache is that of the text encoders, as frozen as --network_train_unet_only leaves them.
     Ends the program with status 1 and `error: ...` for options that cannot work.
     """
     typed = typed_values(parser)
@@ -68,9 +70,20 @@ def read_cache_args(parser: ArgumentParser) -> tuple[Namespace, bool]:
             raise BadArguments("--flux: only Stable Diffusion 1, 2 and XL models are known here")
         for option, value in UNUSED.items():
             setattr(args, option, getattr(args, option) or value)
-        for option in () if args.sdxl else SDXL_ONLY:
+        if text:
+            _ask_for_text_cache(args)
+        for option in () if args.sdxl else TEXT_CACHE:
             delattr(args, option)
         script = "sdxl_train_network" if args.sdxl else "train_network"
         normalise(args, script, typed)
         check(args, script)
     return args, args.sdxl
+
+
+def _ask_for_text_cache(args: Namespace) -> None:
+    if not args.sdxl:
+        raise BadArguments("only SDXL keeps text encoder outputs in files: add --sdxl; SD1 and SD2 cache them in memory by themselves")
+    args.network_train_unet_only = True
+    for option in TEXT_CACHE:
+        setattr(args, option, True)
+    args.train_batch_size = args.text_encoder_batch_size or args.train_batch_size

@@ -20,7 +20,7 @@ OURS = {
     "networks.resize_lora": {"svd_lowrank_niter"},
 }
 """Options that sd-scripts did not have then."""
-CACHE_TOOLS = ("tools.cache_latents",)
+CACHE_TOOLS = ("tools.cache_latents", "tools.cache_text_encoder_outputs")
 """They take every option of a training script, so that its command line can be used again."""
 
 
