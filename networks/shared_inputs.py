@@ -80,13 +80,13 @@ def fit_together(modules: Sequence[LoRAModule | None], dtype: torch.dtype) -> bo
     first = modules[0]
     return all(
         type(module) is LoRALinear
+        and module.base_is_plain()
         and not module.dropout.module
         and module.dropout == first.dropout
         and module.rank == first.rank
         and module.org_module.bias is None
         and module.org_module.weight.dtype == dtype
         and module.org_module.weight.shape == first.org_module.weight.shape
-        and module.base_is_plain()
         for module in modules
     )
 

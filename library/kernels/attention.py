@@ -17,7 +17,7 @@ class SharedInputProcessor:
     """Scaled dot product attention of one U-Net layer whose q, k and v, where they read the same input, may be computed together.
 
     shared: given the input, the outputs of to_q, to_k and to_v (in cross-attention of to_k and to_v), or None to compute each by
-    itself. Attentions with more in them than a Stable Diffusion U-Net has go through diffusers' own processor.
+    itself; compiled blocks do that. Attentions with more in them than a Stable Diffusion U-Net has go through diffusers' own processor.
     """
 
     def __init__(self, attend: Attend = F.scaled_dot_product_attention) -> None:
@@ -42,15 +42,15 @@ class SharedInputProcessor:
 
     def _projections(self, attn: Attention, hidden_states: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v, each (B, L or M, D); the layers are called, or draw their dropout, in this order."""
-        together = None
-        if self.shared is not None and not attn.is_cross_attention and context is None:
-            together = self.shared(hidden_states)
+        together, shared = None, None if torch.compiler.is_compiling() else self.shared
+        if shared is not None and not attn.is_cross_attention and context is None:
+            together = shared(hidden_states)
         if together is not None:
             return together
         query = attn.to_q(hidden_states)
         context = hidden_states if context is None else context
-        if self.shared is not None and attn.is_cross_attention:
-            together = self.shared(context)
+        if shared is not None and attn.is_cross_attention:
+            together = shared(context)
         return query, *(together or (attn.to_k(context), attn.to_v(context)))
 
 

@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.kernels.attention import own_attention
+from library.models.stored_weights import store_weights
 from networks.layers import Dropout, lora_module
 from networks.network import AdapterNetwork
 from networks.targets import Target
@@ -25,16 +26,18 @@ class Block(nn.Module):
         return self.attn2(self.attn1(x), context)
 
 
-def lora_block(dropout=NO_DROPOUT, ranks=(4, 4, 4, 4), alpha=2.0, compute_in=True) -> tuple[Block, AdapterNetwork]:
+def lora_block(dropout=NO_DROPOUT, ranks=(4, 4, 4, 4), compute_in=True, store=None) -> tuple[Block, AdapterNetwork]:
     """The block with LoRA around its layers, the same at every call."""
     torch.manual_seed(0)
     block = Block().to(torch.bfloat16).requires_grad_(False)
+    if store:
+        store_weights(block, store)
     modules = []
     for attention in ("attn1", "attn2"):
         for name, rank in zip(LAYERS, ranks, strict=True):
             path = f"{attention}.{name}"
             target = Target("lora_unet_" + path.replace(".", "_"), path, block.get_submodule(path), "")
-            modules.append(lora_module(target, rank, alpha, 1.0, dropout))
+            modules.append(lora_module(target, rank, 2.0, 1.0, dropout))
             nn.init.normal_(modules[-1].lora_up.weight, std=0.1)
     network = AdapterNetwork([], modules)
     own_attention(block)
@@ -132,6 +135,19 @@ def test_a_layer_that_was_changed_is_computed_as_it_is_now(change):
         inputs = torch.randn(2, 6, 16), torch.randn(2, 5, 12)
         assert block.attn1.processor.shared(inputs[0]) is None
         torch.testing.assert_close(block(*inputs), apart(block_apart)(*inputs), rtol=0.03, atol=0.03)
+
+
+def test_compiled_blocks_compute_layer_by_layer(monkeypatch):
+    block, network = lora_block()
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    block.attn1.processor.shared = block.attn2.processor.shared = lambda x: pytest.fail("called")
+    assert step(block, network)[0].shape == (2, 6, 16)
+
+
+def test_weights_stored_in_another_form_make_no_group():
+    block, network = lora_block(store=lambda weight: weight.in_8_bit(scaled=True))
+    assert groups(block) == [None, None]
+    assert step(block, network)[0].isfinite().all()
 
 
 def test_base_weights_become_views_of_one_tensor_with_the_same_values():
