@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from library.args import parser
 from library.args.errors import mistakes_end_the_program
 from library.args.reading import read_args
+from library.light_start import leave_unused_packages_out
 
 SCRIPT = "train_network"
 
@@ -19,6 +20,7 @@ def setup_parser() -> ArgumentParser:
 
 def main() -> None:
     args = read_args(setup_parser(), SCRIPT)
+    leave_unused_packages_out()
     from library.models.sd import SD
     from library.training.network_recipe import train_network
 

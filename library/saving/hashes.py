@@ -9,6 +9,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from library.saving import hash_memory
+
 LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
 """The legacy hash covers these 64 KiB only, and is the hash of nothing for shorter files."""
 FOLDER_HASH = "IsADirectory"
@@ -53,7 +55,7 @@ def file_hashes(path: str | Path) -> tuple[str, str]:
 
 
 class FileHashes:
-    """Hashes a model file beside the rest of the start-up, as several GB take seconds to read."""
+    """Hashes a model file beside the rest of the start-up, as several GB take seconds to read; large files once only."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -71,7 +73,11 @@ class FileHashes:
 
     def _work(self) -> None:
         try:
-            self._hashes = file_hashes(self.path)
+            known_as = hash_memory.identity(self.path)
+            self._hashes = hash_memory.recall(self.path)
+            if self._hashes is None:
+                self._hashes = file_hashes(self.path)
+                hash_memory.remember(self.path, self._hashes, known_as)
         except OSError as fault:
             self._fault = fault
 

@@ -1,0 +1,118 @@
+"""Time from the start of `train_network.py` to its first step, part by part, on a tiny model; beside another checkout if one is given.
+
+python bench/startup.py [--against FOLDER] [--runs 3]
+
+Each run is a process of its own. The two checkouts take turns (A B B A ...), so that a busy machine slows both. Processor time depends
+less on the neighbours than the clock. The tiny model leaves out the reading of a real one, which bench/full_size_sdxl.py measures.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+PARTS = ("options read", "packages imported", "everything prepared", "first step")
+
+
+def write_task(folder: Path) -> list[str]:
+    """A tiny model and four pictures in `folder`, and the command line that trains on them."""
+    sys.path.insert(0, str(HERE))
+    from PIL import Image
+
+    from examples.tiny_model import write_tiny_model
+
+    write_tiny_model(folder / "model")
+    pictures = folder / "images" / "1_picture"
+    pictures.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (128, 128), (60 * number, 90, 120)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text("a picture")
+    return [
+        f"--pretrained_model_name_or_path={folder / 'model'}", f"--train_data_dir={folder / 'images'}", f"--output_dir={folder / 'out'}",
+        "--resolution=128", "--network_module=networks.lora", "--network_dim=4", "--max_train_steps=4", "--learning_rate=1e-4",
+        "--seed=1", "--max_data_loader_n_workers=0", "--caption_extension=.txt",
+    ]  # fmt: skip
+
+
+def child(checkout: Path, arguments: list[str], started: float) -> None:
+    """Starts training as the script does, notes the time after each part, and leaves at the first step. Prints a JSON object."""
+    marks: dict[str, tuple[float, float]] = {}
+
+    def mark(part: str) -> None:
+        marks[part] = (time.time() - started, time.process_time())
+
+    sys.path.insert(0, str(checkout))
+    sys.argv = ["train_network.py", *arguments]
+    script = importlib.import_module("train_network")
+    read_args = script.read_args
+
+    def read_and_mark(*given):
+        args = read_args(*given)
+        mark(PARTS[0])
+        return args
+
+    @contextlib.contextmanager
+    def imported(*given):
+        mark(PARTS[1])
+        recipe = sys.modules["library.training.network_recipe"]
+        prepare = recipe.prepare
+
+        def prepare_and_mark(*settings):
+            run = prepare(*settings)
+            mark(PARTS[2])
+            run.watchers.append(stop)
+            return run
+
+        recipe.prepare = prepare_and_mark
+        yield
+
+    def stop(step) -> None:
+        mark(PARTS[3])
+        print(json.dumps(marks), flush=True)
+        os._exit(0)
+
+    script.read_args, script.mistakes_end_the_program = read_and_mark, imported
+    script.main()
+
+
+def one_run(checkout: Path, arguments: list[str]) -> dict[str, tuple[float, float]]:
+    command = [sys.executable, __file__, "--child", str(checkout), str(time.time()), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        sys.exit(f"the run in {checkout} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        child(Path(sys.argv[2]), sys.argv[4:], float(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout to compare with")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each checkout (default: 3)")
+    options = parser.parse_args()
+    checkouts = [HERE] + ([options.against.resolve()] if options.against else [])
+    results: dict[Path, list[dict]] = {checkout: [] for checkout in checkouts}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = write_task(Path(folder))
+        for number in range(options.runs):
+            for checkout in checkouts if number % 2 == 0 else checkouts[::-1]:
+                results[checkout].append(one_run(checkout, arguments))
+    print(f"seconds from the start of the process, median of {options.runs}: clock, processor")
+    for part in PARTS:
+        medians = [[statistics.median(run[part][kind] for run in runs) for kind in (0, 1)] for runs in results.values()]
+        shown = "   ".join(f"{clock:7.2f} {processor:7.2f}" for clock, processor in medians)
+        ratio = f"   ratio {medians[0][0] / medians[1][0]:.2f} {medians[0][1] / medians[1][1]:.2f}" if len(medians) > 1 else ""
+        print(f"  {part:22}{shown}{ratio}")
+
+
+if __name__ == "__main__":
+    main()
