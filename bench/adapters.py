@@ -3,9 +3,9 @@
     python bench/adapters.py [--size 512] [--ranks 8 16] [--rounds 3] [--device cpu] [--only LoRA LoHa]
 
 Same layers (192 of the transformers), same random model, fp32 without autocast on the CPU, bf16 autocast elsewhere; AdamW. The kinds take
-turns within a round, so that what else the machine does falls on all of them; the fastest round counts. "kept" is what autograd holds
-between forward and backward, the base model's activations included; "peak" the highest resident memory of the process (CPU) or
-allocated memory (CUDA) during a step.
+turns within a round; the fastest round counts. Seconds are of the processor (CPU), which other programs' load hardly changes, or of the
+clock (CUDA). "kept" is what autograd holds between forward and backward, the base model's activations included; "peak" the highest
+resident memory of the process (CPU) or allocated memory (CUDA) during a step.
 """
 
 import argparse
@@ -89,30 +89,9 @@ def make(unet: nn.Module, kind: str, rank: int, *, ours: bool, device: torch.dev
     return Candidate(network.to(device), unet)
 
 
-def step(candidate: Candidate, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """One forward, backward and update."""
-    device = inputs[0].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-        loss = unet(*inputs).sample.float().square().mean()
-    loss.backward()
-    candidate.optimizer.step()
-    candidate.optimizer.zero_grad(set_to_none=True)
-
-
 def measure(candidate: Candidate, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Runs one step and notes its time and peak memory."""
+    """One forward, backward and update; notes time, memory kept for backward, and peak memory."""
     device = inputs[0].device
-    reset_peak(device)
-    start = time.perf_counter()
-    step(candidate, unet, inputs)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    candidate.seconds.append(time.perf_counter() - start)
-    candidate.peak = max(candidate.peak, peak(device))
-
-
-def kept_bytes(unet: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """Bytes that autograd keeps for backward, without the model's own weights."""
     own = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
     kept = {}
 
@@ -122,12 +101,24 @@ def kept_bytes(unet: nn.Module, inputs: tuple[Tensor, ...]) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    device = inputs[0].device
+    reset_peak(device)
+    start = clock(device)
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with hooks, torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-        output = unet(*inputs).sample
-    del output
-    return sum(kept.values())
+        loss = unet(*inputs).sample.float().square().mean()
+    loss.backward()
+    candidate.optimizer.step()
+    candidate.optimizer.zero_grad(set_to_none=True)
+    candidate.seconds.append(clock(device) - start)
+    candidate.kept = sum(kept.values())
+    candidate.peak = max(candidate.peak, peak(device))
+
+
+def clock(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def reset_peak(device: torch.device) -> None:
@@ -166,9 +157,10 @@ def main() -> None:
         for kind in args.only
         for name, ours in sides.items()
     }
-    for candidate in candidates.values():
-        with candidate:
-            candidate.kept = kept_bytes(unet, inputs)
+    first = next(iter(candidates.values()))
+    with first:
+        measure(first, unet, inputs)  # warms up
+    first.seconds.clear()
     for _ in range(args.rounds):
         for candidate in candidates.values():
             with candidate:

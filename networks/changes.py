@@ -3,13 +3,14 @@
 All answer the same questions, with D the change in the weight's shape, (out, in) or (out, in, kh, kw):
 
     add_to(base, x, layer)   base + what the layer would make of x with the weight D and no bias
+    with_layer(x, layer, s)  add_to(layer(x), ...) as one product for a frozen layer, or None if there is no such product
+    stretched_layer(...)     the same with a factor per channel (library/kernels/stretched.py), or None
     scaled(outputs, inputs)  D with its rows and columns multiplied
-    inner(weight, axis)      per output or input channel, the inner product of the weight's and D's slices: fp32
-    squares(axis)            per output or input channel, |D|² of its slice: fp32
+    growth(weight, axis, s)  per output or input channel, how much longer |W + s D|² of its slice is than |W|²: fp32
     norm()                   |D|: a tensor of no dimension, fp32
     dense()                  D itself
 
-The last four are exact whatever dtype the base model has; nothing of the weight's size is kept for backward.
+The last three are exact whatever dtype the base model has; nothing of the weight's size is kept for backward.
 """
 
 import math
@@ -22,7 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from library.kernels.kronecker import add_kronecker, add_kronecker_conv
 from library.kernels.low_rank import conv_with_low_rank, linear_with_low_rank
-from library.kernels.rebuilt import Places, add_product, recomputed
+from library.kernels.rebuilt import Places, add_product, folded_linear, recomputed
+from library.kernels.stretched import linear_stretched
 
 OUTPUT, INPUT = "output", "input"  # the two axes: one number per output channel, or per input channel
 
@@ -69,20 +71,25 @@ class LowRank:
             return torch.addmm(base.flatten(0, -2).to(x.dtype), rows, up.t()).view(base.shape)
 
     def with_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float) -> Tensor:
-        """add_to(layer(x), x, layer, scale) for a frozen layer, with its output written once."""
         if isinstance(layer, nn.Linear):
             return linear_with_low_rank(x, layer.weight, layer.bias, self.down, self.up, scale)
         up = self.up[:, :, None, None]
         return conv_with_low_rank(x, layer.weight, layer.bias, self.down, up, scale, stride=layer.stride, padding=layer.padding)
 
+    def stretched_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float, excess: Tensor, axis: str) -> Tensor | None:
+        if not isinstance(layer, nn.Linear):
+            return None
+        return linear_stretched(x, layer.weight, layer.bias, self.down, self.up, scale, excess, by_input=axis == INPUT)
+
     def scaled(self, outputs: Tensor | None = None, inputs: Tensor | None = None) -> "LowRank":
         up = self.up if outputs is None else self.up * outputs[:, None]
         return LowRank(self.down if inputs is None else self.down * along(inputs, self.down.dim(), 1), up)
 
-    def inner(self, weight: Tensor, axis: str) -> Tensor:
-        return _InnerLowRank.apply(weight, self.down.float(), self.up.float(), axis)
+    def growth(self, weight: Tensor, axis: str, scale: float) -> Tensor:
+        inner = _InnerLowRank.apply(weight, self.down.float(), self.up.float(), axis)
+        return 2 * scale * inner + scale**2 * self._squares(axis)
 
-    def squares(self, axis: str) -> Tensor:
+    def _squares(self, axis: str) -> Tensor:
         """From rank-sized matrices: |row o|² = u A Aᵀ uᵀ with u the row of up; columns alike."""
         down, up = self.down.float(), self.up.float()
         flat = down.flatten(1)
@@ -113,6 +120,18 @@ class Hadamard:
         a, *rest = self.first
         return add_product(base, x, self._build, (a * scale, *rest, *self.second), conv_places(layer))
 
+    def with_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float) -> Tensor | None:
+        a, *rest = self.first
+        exact = x.dtype == layer.weight.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+        if exact and isinstance(layer, nn.Linear) and not low_rank_is_cheaper(a.shape[-1], self.shape, products=2):
+            return folded_linear(x, layer.weight, layer.bias, self._build, (a * scale, *rest, *self.second))
+        product = self.low_rank()
+        return None if product is None else product.with_layer(x, layer, scale)
+
+    def stretched_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float, excess: Tensor, axis: str) -> Tensor | None:
+        product = self.low_rank()
+        return None if product is None else product.stretched_layer(x, layer, scale, excess, axis)
+
     def low_rank(self) -> LowRank | None:
         """The same change as one product of rank r² (a Khatri-Rao product on each side), where that is cheaper than building it."""
         if len(self.first) == 3 or not low_rank_is_cheaper(self.first[1].shape[0], self.shape):
@@ -130,11 +149,14 @@ class Hadamard:
             b = (b.view(b.shape[0], inputs.numel(), -1) * inputs[:, None]).view(b.shape)
         return replace(self, first=(a, b, *core))
 
-    def inner(self, weight: Tensor, axis: str) -> Tensor:
-        return recomputed(lambda *factors: slice_sums(self._build(*factors) * weight.float(), axis), *self._factors())
+    def growth(self, weight: Tensor, axis: str, scale: float) -> Tensor:
+        """From the change itself, built and let go: its inner product with W costs as much any other way."""
 
-    def squares(self, axis: str) -> Tensor:
-        return recomputed(lambda *factors: slice_sums(self._build(*factors).square(), axis), *self._factors())
+        def build(*factors: Tensor) -> Tensor:
+            change = self._build(*factors) * scale
+            return slice_sums(change * torch.add(change, weight, alpha=2), axis)
+
+        return recomputed(build, *self._factors())
 
     def norm(self) -> Tensor:
         return self.dense().norm()
@@ -159,8 +181,8 @@ class Kronecker:
 
     w1: Tensor
     w2: Tensor
-    outputs: Tensor | None = None  # (l k,): factors of the rows
-    inputs: Tensor | None = None  # (m n,): factors of the columns
+    outputs: Tensor | None = None  # (l k,): factors of the rows, for add_to
+    inputs: Tensor | None = None  # (m n,): factors of the columns, for add_to
 
     def add_to(self, base: Tensor, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float = 1.0, drop=None) -> Tensor:
         places = conv_places(layer)
@@ -174,13 +196,23 @@ class Kronecker:
             result = add_kronecker(start, x, w1, w2) if places is None else add_kronecker_conv(start, x, w1, w2, *places[:2])
         return result if self.outputs is None else base + (result * along(self.outputs, x.dim(), axis)).to(base.dtype)
 
+    def with_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float) -> None:
+        return None
+
+    def stretched_layer(self, x: Tensor, layer: nn.Linear | nn.Conv2d, scale: float, excess: Tensor, axis: str) -> None:
+        return None
+
     def scaled(self, outputs: Tensor | None = None, inputs: Tensor | None = None) -> "Kronecker":
         def both(one, other):
             return other if one is None else one if other is None else one * other
 
         return replace(self, outputs=both(self.outputs, outputs), inputs=both(self.inputs, inputs))
 
-    def inner(self, weight: Tensor, axis: str) -> Tensor:
+    def growth(self, weight: Tensor, axis: str, scale: float) -> Tensor:
+        squares = (slice_sums(self.w1.float().square(), axis)[:, None] * slice_sums(self.w2.float().square(), axis)).flatten()
+        return 2 * scale * self._inner(weight, axis) + scale**2 * squares
+
+    def _inner(self, weight: Tensor, axis: str) -> Tensor:
         """Sums of w1[a, b] w2[c, d] W[a, c, b, d], by w1 first."""
 
         def build(w1: Tensor, w2: Tensor) -> Tensor:
@@ -191,9 +223,6 @@ class Kronecker:
             return columns.view(weight.shape[1], -1).sum(1)
 
         return recomputed(build, self.w1.float(), self.w2.float().flatten(1))
-
-    def squares(self, axis: str) -> Tensor:
-        return (slice_sums(self.w1.float().square(), axis)[:, None] * slice_sums(self.w2.float().square(), axis)).flatten()
 
     def norm(self) -> Tensor:
         return self.w1.float().norm() * self.w2.float().norm()
@@ -211,14 +240,14 @@ def kronecker(first: Tensor, second: Tensor) -> Tensor:
     return product.reshape(first.shape[0] * second.shape[0], first.shape[1] * second.shape[1], *second.shape[2:])
 
 
-def low_rank_is_cheaper(rank: int, shape: tuple[int, ...]) -> bool:
-    """Whether two products of rank² are less work than one with a weight of this shape."""
+def low_rank_is_cheaper(rank: int, shape: tuple[int, ...], products: int = 1) -> bool:
+    """Whether `products` times two products of rank² are less work than one with a weight of this shape."""
     out, inputs = shape[0], math.prod(shape[1:])
-    return rank**2 * (out + inputs) < out * inputs
+    return products * rank**2 * (out + inputs) < out * inputs
 
 
 class _InnerLowRank(torch.autograd.Function):
-    """LowRank.inner: per row sum((W downᵀ) * up), per column sum((upᵀ W) * down), with one product with W each way."""
+    """<W, D> by slices of a low-rank D: per row sum((W downᵀ) * up), per column sum((upᵀ W) * down), with one product with W each way."""
 
     @staticmethod
     def forward(ctx, weight, down, up, axis):

@@ -108,13 +108,15 @@ class AdapterModule(nn.Module):
         return magnitude_ratio(self.dora_scale, self.weight_squares, weight, change, self.scale, self.magnitude_axis)
 
     def _decomposed_answer(self, x: Tensor) -> Tensor:
-        change = self.change()
+        layer, change, axis = self.org_module, self.change(), self.magnitude_axis
         with torch.autocast(x.device.type, enabled=False):
-            ratio = self._ratio(self.org_module.weight.detach(), change)
-        return decomposed_forward(
-            x, self.org_module, self.base_forward, self.dropped(change), ratio, self.magnitude_axis,
-            self.scale, self.multiplier, self.activation_drop(),
-        )  # fmt: skip
+            ratio = self._ratio(layer.weight.detach(), change)
+        change, drop = self.dropped(change), self.activation_drop()
+        if self.multiplier == 1 and drop is None and self.base_is_plain():
+            output = change.stretched_layer(x, layer, self.scale, ratio - 1, axis)
+            if output is not None:
+                return output
+        return decomposed_forward(x, layer, self.base_forward, change, ratio, axis, self.scale, self.multiplier, drop)
 
     def _apply(self, fn, recurse=True) -> "AdapterModule":
         """Casts and moves the module, but magnitudes stay fp32: in bf16 their rounding would outweigh what they learn."""
@@ -198,7 +200,9 @@ class LoRAModule(AdapterModule):
     def change(self) -> LowRank:
         return LowRank(self.lora_down.weight, self.lora_up.weight.flatten(1))
 
-    def activation_drop(self) -> Callable[[Tensor], Tensor]:
+    def activation_drop(self) -> Callable[[Tensor], Tensor] | None:
+        if not self.training or not (self.dropout.neuron or self.dropout.rank):
+            return None
         axis = -1 if isinstance(self.org_module, nn.Linear) else 1
         return lambda hidden: self._drop(hidden, axis)
 

@@ -51,12 +51,10 @@ class LoHaModule(DeltaModule):
             self.hada_w2_b = _normal((rank, rest), 1)
 
     def answer(self, x: Tensor) -> Tensor:
-        """As one product with the layer where the change is of low rank, else the way of all adapters."""
-        change = self.dropped(self.change())
-        product = change.low_rank() if self.base_is_plain() else None
-        if product is None:
-            return change.add_to(self.base_forward(x), x, self.org_module, self.multiplier * self.scale)
-        return product.with_layer(x, self.org_module, self.multiplier * self.scale)
+        output = None
+        if self.base_is_plain():
+            output = self.dropped(self.change()).with_layer(x, self.org_module, self.multiplier * self.scale)
+        return super().answer(x) if output is None else output
 
     def change(self) -> Hadamard:
         first, second = [self.hada_w1_a, self.hada_w1_b], [self.hada_w2_a, self.hada_w2_b]

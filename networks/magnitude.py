@@ -13,7 +13,8 @@ the model later to bf16 or fp8 does not change that.
 import torch
 from torch import Tensor, nn
 
-from networks.changes import INPUT, OUTPUT, Change, along, slice_sums
+from library.kernels.stretched import stretched
+from networks.changes import INPUT, OUTPUT, Change, Kronecker, along, slice_sums
 
 TINY = torch.finfo(torch.float32).eps  # a slice shorter than this counts as this long
 
@@ -35,7 +36,7 @@ def axis_of(magnitude: Tensor, weight: Tensor) -> str:
 
 def magnitude_ratio(magnitude: Tensor, weight_squares: Tensor, weight: Tensor, change: Change, scale: float, axis: str) -> Tensor:
     """g / |V| of every slice, (out,) or (in,). weight_squares: |W|² of every slice."""
-    squares = weight_squares + 2 * scale * change.inner(weight, axis) + scale**2 * change.squares(axis)
+    squares = weight_squares + change.growth(weight, axis, scale)
     return magnitude.flatten().float() / squares.clamp(min=TINY**2).sqrt()
 
 
@@ -44,10 +45,12 @@ def decomposed_forward(
 ) -> Tensor:
     """The layer's output for x with the weight W + m (W' - W). scale: s; drop: what happens to the change's activations in training."""
     channels = -1 if isinstance(layer, nn.Linear) else 1
-    excess = along(multiplier * (ratio - 1), x.dim(), channels)  # by how much a slice of W grows; rounded alone, not with the 1
+    excess = along(multiplier * (ratio - 1), x.dim(), channels)
     if axis == INPUT:
-        base = base_forward(torch.addcmul(x, x, excess.to(x.dtype)))
-        return change.scaled(inputs=ratio).add_to(base, x, layer, multiplier * scale, drop)
+        longer = stretched(x, excess)
+        if multiplier == 1 and isinstance(change, Kronecker):  # which would have to multiply x once more
+            return change.add_to(base_forward(longer), longer, layer, scale, drop)
+        return change.scaled(inputs=ratio).add_to(base_forward(longer), x, layer, multiplier * scale, drop)
     base = base_forward(x)
     own = base if layer.bias is None else base - along(layer.bias.to(base.dtype), base.dim(), channels)
     grown = torch.addcmul(base, own, excess.to(base.dtype))

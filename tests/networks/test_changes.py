@@ -36,19 +36,11 @@ NAMES = list(changes())
 
 @pytest.mark.parametrize("axis", [OUTPUT, INPUT])
 @pytest.mark.parametrize("name", NAMES)
-def test_inner_products_with_a_weight_and_their_gradients(name, axis):
+def test_the_growth_of_squared_norms_and_its_gradients(name, axis):
     change, factors, shape = changes()[name]
     weight, g = torch.randn(shape), torch.randn(shape[0 if axis == OUTPUT else 1])
-    found, expected = change.inner(weight, axis), slice_sums(weight * change.dense(), axis)
-    compare_with_gradients(found, expected, factors, g)
-
-
-@pytest.mark.parametrize("axis", [OUTPUT, INPUT])
-@pytest.mark.parametrize("name", NAMES)
-def test_squared_norms_and_their_gradients(name, axis):
-    change, factors, shape = changes()[name]
-    found, expected = change.squares(axis), slice_sums(change.dense().square(), axis)
-    compare_with_gradients(found, expected, factors, torch.randn(shape[0 if axis == OUTPUT else 1]))
+    expected = slice_sums((weight + 0.5 * change.dense()).square(), axis) - slice_sums(weight.square(), axis)
+    compare_with_gradients(change.growth(weight, axis, 0.5), expected, factors, g)
 
 
 @pytest.mark.parametrize("name", NAMES)
