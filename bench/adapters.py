@@ -1,11 +1,11 @@
-"""Time and memory of a training step of a full-size SD1.5 U-Net with each kind of adapter, ours beside LyCORIS, in one run.
+"""A training step of a full-size SD1.5 U-Net with each kind of adapter, ours beside LyCORIS, in one run: what it costs, and its time.
 
-    python bench/adapters.py [--size 512] [--ranks 8 16] [--rounds 3] [--device cpu] [--only LoRA LoHa]
+    python bench/adapters.py [--size 512] [--ranks 8 16] [--precision no bf16]        what it costs, counted without computing
+    python bench/adapters.py --timed [--size 256] [--rounds 3] [--device cuda]        how long it takes
 
-Same layers (192 of the transformers), same random model, fp32 without autocast on the CPU, bf16 autocast elsewhere; AdamW. The kinds take
-turns within a round; the fastest round counts. Seconds are of the processor (CPU), which other programs' load hardly changes, or of the
-clock (CUDA). "kept" is what autograd holds between forward and backward, the base model's activations included; "peak" the highest
-resident memory of the process (CPU) or allocated memory (CUDA) during a step.
+Same layers (192 of the transformers), same model, AdamW. Counted as bench/count.py does it, exactly: FLOPs, bytes read and written, and
+the most memory beside the models. Timed: fp32 on the CPU in processor time, bf16 autocast elsewhere; the kinds take turns within a
+round and the fastest round counts. Processor time still grows by half where other programs fill the machine.
 """
 
 import argparse
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusers import UNet2DConditionModel
 
+from bench import count
 from library.models.kohya_view import unet_view
 from networks import dora, loha, lokr, lora
 
@@ -48,7 +49,7 @@ class Candidate:
         network.requires_grad_(True).train()
         self.forwards = {layer: layer.__dict__.pop("forward") for layer in unet.modules() if "forward" in layer.__dict__}
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        self.seconds, self.kept, self.peak = [], 0, 0
+        self.seconds: list[float] = []
 
     def __enter__(self) -> None:
         for layer, forward in self.forwards.items():
@@ -75,43 +76,52 @@ def random_unet(device: torch.device) -> UNet2DConditionModel:
     return unet
 
 
-def make(unet: nn.Module, kind: str, rank: int, *, ours: bool, device: torch.device) -> Candidate:
+def make(unet: nn.Module, kind: str, rank: int, *, ours: bool) -> nn.Module:
+    """The network, in place."""
     if ours:
         module, arguments = OURS[kind]
         network = module.create_network(1.0, rank, rank / 2, None, None, unet, **arguments)
         network.apply_to(None, unet, False, True)
-    else:
-        from lycoris import kohya
+        return network
+    from lycoris import kohya
 
-        view = unet_view(unet, original_layout=False)
-        network = kohya.create_network(1.0, rank, rank / 2, None, [], view, preset="attn-mlp", **THEIRS[kind])
-        network.apply_to([], view, False, True)
-    return Candidate(network.to(device), unet)
+    view = unet_view(unet, original_layout=False)
+    network = kohya.create_network(1.0, rank, rank / 2, None, [], view, preset="attn-mlp", **THEIRS[kind])
+    network.apply_to([], view, False, True)
+    return network
+
+
+def counted(kind: str, rank: int, *, ours: bool, size: int, precision: str) -> tuple[float, float, float]:
+    """TFLOPs, and GB read and written, and GB at the highest, of one step."""
+    counts = count.count_step(
+        "sd", rank=rank, batch=1, size=size, precision=precision, unet_only=True, cached_text=True,
+        create=lambda _, unet: make(unet, kind, rank, ours=ours),
+    ).counts  # fmt: skip
+    return counts.flops / 1e12, counts.bytes / 1e9, counts.peak_bytes / 1e9
+
+
+def counted_table(args) -> None:
+    print("| precision | rank | adapter | by | TFLOP | x LoRA | GB moved | x LoRA | peak GB | x LoRA |\n" + "|---" * 10 + "|")
+    for precision in args.precision:
+        for rank in args.ranks:
+            base = counted("LoRA", rank, ours=True, size=args.size, precision=precision)
+            for kind in args.only:
+                for name in sides(args):
+                    own = counted(kind, rank, ours=name == "ours", size=args.size, precision=precision)
+                    cells = [f"{mine:.2f} | {mine / other:.2f}" for mine, other in zip(own, base)]
+                    print(f"| {precision} | {rank} | {kind} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 def measure(candidate: Candidate, unet: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """One forward, backward and update; notes time, memory kept for backward, and peak memory."""
+    """One forward, backward and update; notes the time."""
     device = inputs[0].device
-    own = {parameter.untyped_storage().data_ptr() for parameter in unet.parameters()}
-    kept = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    reset_peak(device)
     start = clock(device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with hooks, torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
         loss = unet(*inputs).sample.float().square().mean()
     loss.backward()
     candidate.optimizer.step()
     candidate.optimizer.zero_grad(set_to_none=True)
     candidate.seconds.append(clock(device) - start)
-    candidate.kept = sum(kept.values())
-    candidate.peak = max(candidate.peak, peak(device))
 
 
 def clock(device: torch.device) -> float:
@@ -121,41 +131,17 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="pixels on a side")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", type=torch.device, default="cpu")
-    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
-    parser.add_argument("--ours_only", action="store_true")
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
+def timed_table(args) -> None:
     torch.manual_seed(0)
     unet = random_unet(args.device)
     side = args.size // 8
     noisy = torch.randn(1, 4, side, side, device=args.device)
     inputs = (noisy, torch.tensor([500], device=args.device), torch.randn(1, 77, 768, device=args.device))
-    sides = {"ours": True} if args.ours_only else {"ours": True, "LyCORIS": False}
     candidates = {
-        (rank, kind, name): make(unet, kind, rank, ours=ours, device=args.device)
+        (rank, kind, name): Candidate(make(unet, kind, rank, ours=name == "ours").to(args.device), unet)
         for rank in args.ranks
         for kind in args.only
-        for name, ours in sides.items()
+        for name in sides(args)
     }
     first = next(iter(candidates.values()))
     with first:
@@ -165,18 +151,29 @@ def main() -> None:
         for candidate in candidates.values():
             with candidate:
                 measure(candidate, unet, inputs)
-    report(candidates)
-
-
-def report(candidates: dict) -> None:
-    """A table with each figure as a multiple of our LoRA's at the same rank."""
-    print("| rank | adapter | by | step, s | x LoRA | kept, MB | x LoRA | peak, MB | x LoRA |\n|---|---|---|---|---|---|---|---|---|")
+    print("| rank | adapter | by | step, s | x LoRA |\n" + "|---" * 5 + "|")
     for (rank, kind, name), found in candidates.items():
         base = candidates.get((rank, "LoRA", "ours"), found)
-        pairs = [("{:.2f}", min(found.seconds), min(base.seconds)), ("{:.0f}", found.kept / 1e6, base.kept / 1e6)]
-        pairs.append(("{:.0f}", found.peak / 1e6, base.peak / 1e6))
-        cells = [f"{form.format(own)} | {own / other:.2f}" for form, own, other in pairs]
-        print(f"| {rank} | {kind} | {name} | {' | '.join(cells)} |")
+        print(f"| {rank} | {kind} | {name} | {min(found.seconds):.2f} | {min(found.seconds) / min(base.seconds):.2f} |")
+
+
+def sides(args) -> list[str]:
+    return ["ours"] if args.ours_only else ["ours", "LyCORIS"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512, help="pixels on a side")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--precision", nargs="+", choices=sorted(count.DTYPES), default=["no", "bf16"], help="of the counted step")
+    parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--ours_only", action="store_true")
+    parser.add_argument("--timed", action="store_true", help="run the steps and take their time")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", type=torch.device, default="cpu", help="of the timed step")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    (timed_table if args.timed else counted_table)(args)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import math
 import random
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -180,11 +182,12 @@ def cached_text_states(batch: int, encoders: list[nn.Module]) -> dict[str, Tenso
 
 
 def count_step(
-    family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool, cached_text: bool = False, with_flops: bool = True
-) -> Counter:
+    family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool, cached_text: bool = False, with_flops: bool = True,
+    create: Callable[[Any, nn.Module], nn.Module] | None = None,
+) -> Counter:  # fmt: skip
     """One micro step with its update, the optimizer's state being there already. cached_text: no text encoder runs.
 
-    with_flops: off halves the time it takes.
+    with_flops: off halves the time it takes. create: makes another network than LoRA, in place, from text encoder and U-Net.
     """
     dtype = DTYPES[precision]
     objective = SD().objective(False)
@@ -193,10 +196,13 @@ def count_step(
         own_attention(models.unet)
         kind = SDXL() if family == "sdxl" else SD()
         text_encoder = kind.text_encoder_for_network(models)
-        network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
-        network.apply_to(text_encoder, models.unet, not unet_only, True)
+        if create is None:
+            network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
+            network.apply_to(text_encoder, models.unet, not unet_only, True)
+        else:
+            network = create(text_encoder, models.unet)
         network.requires_grad_(True)
-        if dtype != torch.float32:
+        if dtype != torch.float32 and hasattr(network, "compute_in"):
             network.compute_in(dtype)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
         parts = StepParts(
@@ -231,10 +237,13 @@ def one_step(data: Batch, parts: StepParts, settings: StepSettings, network: nn.
     """Forward, backward, clipping, update."""
     loss, _ = training_loss(data, parts, settings)
     loss.backward()
-    network.backward_done()
+    ours = hasattr(network, "backward_done")
+    if ours:
+        network.backward_done()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
     optimizer.step()
-    network.weights_changed()
+    if ours:
+        network.weights_changed()
     optimizer.zero_grad(set_to_none=True)
 
 

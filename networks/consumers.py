@@ -20,7 +20,7 @@ NOT_AS_TRAINED = {
     ("LoKr", None): (REFUSES,),
     ("OFT", None): ("ComfyUI does not know the names", REFUSES),
 }  # fmt: skip
-WAY_OUT = "for these, merge it into the checkpoint (networks/merge_lora.py, sdxl_merge_lora.py) and, for a plain LoRA, extract that again"
+WAY_OUT = "for these, merge it into a checkpoint (networks/merge_lora.py) or make a plain LoRA of it (networks/svd_merge_lora.py)"
 
 
 def advice(kinds: Iterable[tuple[str, str | None]]) -> str | None:

@@ -3,8 +3,8 @@
     by input:   y = (W + s up down) (x * (1 + excess)) + bias
     by output:  y = (1 + excess) * (W + s up down) x + bias
 
-The factors come as their distance from 1, which low precision holds where it would round 1 + excess away. By input, nothing but x
-and the rank-sized activations is kept; by output also the product.
+The factors come as their distance from 1, which low precision holds where it would round 1 + excess away. Kept are x, the rank-sized
+activations, and by output y, which the model mostly keeps as well.
 """
 
 import torch
@@ -55,21 +55,25 @@ class _LinearStretched(torch.autograd.Function):
         y = F.linear(used, weight.to(dtype), like(bias, dtype) if by_input else None)
         hidden = F.linear(used, down.to(dtype))
         y.addmm_(hidden, up.to(dtype).t(), alpha=scale)
-        ctx.save_for_backward(rows, hidden, None if by_input else y, weight, down, up, excess)
-        ctx.scale, ctx.by_input = scale, by_input
         if not by_input:
             y = _times(y, excess)
             y = y if bias is None else y.add_(bias.to(dtype))
-        return y.view(*x.shape[:-1], y.shape[-1])
+        y = y.view(*x.shape[:-1], y.shape[-1])
+        ctx.save_for_backward(rows, hidden, None if by_input else y, weight, bias, down, up, excess)
+        ctx.scale, ctx.by_input = scale, by_input
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rows, hidden, product, weight, down, up, excess = ctx.saved_tensors
+        rows, hidden, y, weight, bias, down, up, excess = ctx.saved_tensors
         dtype = rows.dtype
         grad_rows = grad.reshape(-1, grad.shape[-1])
         if not ctx.by_input:
-            grad_excess = _sum_of_products(grad_rows, product, excess.dtype)
+            grown = y.reshape(grad_rows.shape) if bias is None else y.reshape(grad_rows.shape) - bias.to(dtype)
+            factor = 1 + excess
+            inverse = torch.where(factor == 0, 0, 1 / factor)  # a slice without length has no output to learn from
+            grad_excess = _sum_of_products(grad_rows, grown, excess.dtype) * inverse
             grad_rows = _times(grad_rows, excess)
         grad_up = scaled_product(grad_rows.t(), hidden, ctx.scale).to(up.dtype)
         grad_hidden = scaled_product(grad_rows, up.to(dtype), ctx.scale)

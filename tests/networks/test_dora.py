@@ -124,6 +124,14 @@ def test_networks_lora_reads_a_dora_file_as_what_it_is(tmp_path):
     assert {module.magnitude_axis for module in again.adapters} == {INPUT}
 
 
+def test_a_dora_computes_with_its_own_weights_under_autocast():
+    text_encoder, unet = smallest_models()
+    network = importlib.import_module("networks.dora").create_network(1.0, 4, 2.0, None, text_encoder, unet)
+    network.apply_to(text_encoder, unet, True, True)
+    network.compute_in(torch.bfloat16)
+    assert network.shadow is None
+
+
 def test_magnitudes_train_at_the_ordinary_rate_under_lora_plus():
     text_encoder, unet = smallest_models()
     network = importlib.import_module("networks.dora").create_network(1.0, 4, 2.0, None, text_encoder, unet, loraplus_lr_ratio="4")
