@@ -47,6 +47,7 @@ def test_wandb_without_its_package_is_refused_not_passed_over(monkeypatch):
 
 def test_wandb_records_offline_in_the_logging_folder(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it keeps the mode of an earlier test otherwise
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", "")  # set by what is tested; this puts it back
