@@ -13,6 +13,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.state import PartialState
 from torch import nn
 
+from library.training.allocator import keep_freed_memory
+
 logger = logging.getLogger(__name__)
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,6 +57,8 @@ def make_accelerator(
         kwargs_handlers=handlers,
         dynamo_backend="no",
     )
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     logger.info("device: %s, precision: %s, processes: %d", accelerator.device, mixed_precision, accelerator.num_processes)
     return accelerator
 

@@ -54,7 +54,7 @@ def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports)
     first, second = pair
     found, expected = torch.tensor(first["moved"]), torch.tensor(alone["moved"])
     assert first["moved"] == second["moved"]
-    assert (found - expected).norm() <= 1e-4 * expected.norm() > 0
+    assert (found - expected).norm() <= 1e-3 * expected.norm() > 0  # fp32 rounds weights of 0.1 that move by 1e-5
     assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
     pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
     assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
