@@ -20,14 +20,16 @@ def cache_latents_to_disk(args: Namespace, family: Family, *, trust_existing: bo
     """
     args = Namespace(**vars(args) | {"cache_latents": True, "cache_latents_to_disk": True})
     data, models, accelerator = _loaded(args, family, trust_existing)
-    base_models.cache_latents(data, args, family, models, accelerator)
+    with settings.fast_arithmetic(args):
+        base_models.cache_latents(data, args, family, models, accelerator)
     logger.info("latents of %d images are cached", _images(data))
 
 
 def cache_text_to_disk(args: Namespace, family: Family, *, trust_existing: bool) -> None:
     """Writes the text states of every caption of the run beside the images; `args` ask for that cache."""
     data, models, accelerator = _loaded(args, family, trust_existing)
-    text_caching.cache_text(data, args, family, models, accelerator)
+    with settings.fast_arithmetic(args):
+        text_caching.cache_text(data, args, family, models, accelerator)
     logger.info("text encoder outputs of %d images are cached", _images(data))
 
 

@@ -1,8 +1,10 @@
 """Reads the namespace once: options become the named values the rest of the suite takes."""
 
+import logging
 import random
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import nn
 from library.data.loader import BatchLoader
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
+from library.kernels.bf16_on_cpu import fast_bf16_on_cpu
 from library.models.family import Family, Models
 from library.saving.hub import HubSettings, HubUpload
 from library.training.accelerator import DTYPES, make_accelerator
@@ -26,6 +29,8 @@ from library.training.saving_points import NotSaved, SavePoints, SaveSettings
 from library.training.state_points import StatePoints, StateSettings
 from library.training.step import StepParts, StepSettings
 from library.training.trackers import logged_config
+
+logger = logging.getLogger(__name__)
 
 SAVE_DTYPES = {None: None, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -43,6 +48,16 @@ def accelerator(args: Namespace) -> Accelerator:
         ddp_static_graph=args.ddp_static_graph,
         deepspeed=args.deepspeed,
     )
+
+
+@contextmanager
+def fast_arithmetic(args: Namespace) -> Iterator[None]:
+    """In the body bf16 is not slow, on whatever processor."""
+    wanted = args.mixed_precision == "bf16" and not torch.accelerator.is_available()
+    with fast_bf16_on_cpu(wanted=wanted) as detour:
+        if detour:
+            logger.info("this processor has no bf16 arithmetic: products are computed in fp32 and rounded")
+        yield
 
 
 def network_settings(args: Namespace) -> NetworkSettings:
