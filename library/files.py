@@ -25,6 +25,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as fault:
+        if fault.filename is None:  # a full disk is told without saying for which file
+            fault.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
-from math import inf
+from math import inf, isfinite
 
 # Smallest and largest value that make sense; an option that is not given is never out of range.
 RANGES = {
@@ -19,9 +19,9 @@ RANGES = {
     "network_dim": (1, inf),
     "network_dropout": (0, 1),
     "scale_weight_norms": (0, inf),
-    "learning_rate": (0, inf),
-    "unet_lr": (0, inf),
-    "text_encoder_lr": (0, inf),
+    "learning_rate": (0, 10000),
+    "unet_lr": (0, 10000),
+    "text_encoder_lr": (0, 10000),
     "max_grad_norm": (0, inf),
     "nan_guard_patience": (1, inf),
     "lr_warmup_steps": (0, inf),
@@ -59,6 +59,12 @@ def range_problems(args: Namespace, script: str) -> Iterator[str]:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not smallest <= value <= largest:
                 yield f"--{name} {value}: give {f'{smallest} or more' if largest == inf else f'a value from {smallest} to {largest}'}"
+    for name, given in vars(args).items():
+        values = [value for value in (given if isinstance(given, list) else [given]) if isinstance(value, float)]
+        if name not in RANGES and not all(map(isfinite, values)):
+            yield f"--{name} {given}: give a number that is finite"
+    if args.loss_type in ("huber", "smooth_l1") and args.huber_c <= 0:
+        yield f"--huber_c {args.huber_c}: give a number above 0, such as 0.1"
     if args.max_train_epochs is None and args.max_train_steps < 1:
         yield f"--max_train_steps {args.max_train_steps}: give 1 or more, or the number of passes with --max_train_epochs"
 

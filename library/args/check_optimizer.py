@@ -14,6 +14,8 @@ from library.args.names import (
     sets_its_own_rate,
 )
 
+UNFIT = {"LBFGS": "computes the loss several times in a step, which training here does not", "SparseAdam": "is for sparse gradients only"}
+
 
 def optimizer_problems(args: Namespace, script: str) -> Iterator[str]:
     if args.use_8bit_adam and args.use_lion_optimizer:
@@ -29,6 +31,8 @@ def optimizer_problems(args: Namespace, script: str) -> Iterator[str]:
             f"--optimizer_type {args.optimizer_type}: there is no such optimizer{_nearest(args.optimizer_type, _all_optimizers())}; "
             f"use one of {', '.join(OPTIMIZERS)}, the exact name of a torch.optim class such as RAdam, or a dotted path"
         )
+    if args.optimizer_type in UNFIT:
+        yield f"--optimizer_type {args.optimizer_type} {UNFIT[args.optimizer_type]}: use AdamW"
     if args.fused_backward_pass and optimizer_kind(args) != "adafactor":
         yield f"--fused_backward_pass works with --optimizer_type Adafactor only, not {optimizer_kind(args)}: leave it out"
     if args.fused_backward_pass and args.gradient_accumulation_steps != 1:

@@ -1,10 +1,13 @@
 """Files and folders that must be named, and must be there."""
 
+import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+LONGEST_NAME = 200
+"""Bytes of an --output_name; the numbers and the ending of file names come on top, and 255 is what file systems take."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -46,14 +49,36 @@ def output_problems(args: Namespace, script: str) -> Iterator[str]:
         yield "--output_dir is missing: name the folder for the trained files, such as --output_dir output"
     for name in ("output_dir", "logging_dir"):
         folder = getattr(args, name)
-        if folder is not None and Path(folder).is_file():
-            yield f"--{name} {folder} is a file: give a folder"
-    if args.output_name is not None and Path(args.output_name).name != args.output_name:
-        yield f"--output_name {args.output_name!r} holds a folder: put folders into --output_dir"
+        problem = folder is not None and _why_not_made(Path(folder))
+        if problem:
+            yield f"--{name} {folder} {problem}"
+    if args.output_name is not None:
+        yield from _name_problems(args.output_name)
+    if args.lr_scheduler_preview is not None and not args.lr_scheduler_preview.lower().endswith((".png", ".jpg", ".svg", ".pdf")):
+        yield f"--lr_scheduler_preview {args.lr_scheduler_preview}: the name must end in .png, .jpg, .svg or .pdf"
     if args.log_with in ("tensorboard", "all") and args.logging_dir is None:
         yield f"--log_with {args.log_with} needs a folder for its records: add --logging_dir logs"
     if args.log_tracker_config is not None and not Path(args.log_tracker_config).is_file():
         yield f"--log_tracker_config {args.log_tracker_config}: there is no such file"
+
+
+def _why_not_made(folder: Path) -> str | None:
+    """What stands in the way of writing into a folder that is made when it is needed."""
+    if folder.is_file():
+        return "is a file: give a folder"
+    there = next((parent for parent in (folder, *folder.parents) if parent.exists()), Path())
+    if there.is_file():
+        return f"lies in {there}, which is a file: give a folder"
+    if not os.access(there, os.W_OK):
+        return f"cannot be written: there is no permission to write in {there}"
+    return None
+
+
+def _name_problems(name: str) -> Iterator[str]:
+    if name in (".", "..") or "/" in name or "\\" in name:
+        yield f"--output_name {name!r} holds a folder: put folders into --output_dir"
+    elif "\0" in name or len(os.fsencode(name)) > LONGEST_NAME:
+        yield f"--output_name {name[:20]!r}... cannot be a file name: give up to {LONGEST_NAME} plain characters"
 
 
 def dataset_problems(args: Namespace, script: str) -> Iterator[str]:
@@ -84,6 +109,10 @@ def resume_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def hub_problems(args: Namespace, script: str) -> Iterator[str]:
+    if args.huggingface_repo_id is not None and not HUB_ID.fullmatch(args.huggingface_repo_id):
+        yield f"--huggingface_repo_id {args.huggingface_repo_id}: give OWNER/NAME, as the address of the repository ends"
+    if ".." in (args.huggingface_path_in_repo or "").replace("\\", "/").split("/"):
+        yield f"--huggingface_path_in_repo {args.huggingface_path_in_repo} leads out of the repository: give a folder inside it"
     if args.huggingface_repo_id is None:
         for name in ("async_upload", "save_state_to_huggingface"):
             if getattr(args, name):

@@ -14,6 +14,7 @@ from library.args.check_combinations import (
 )
 from library.args.check_numbers import range_problems, size_problems, timestep_problems
 from library.args.check_optimizer import key_value_problems, optimizer_problems, schedule_problems, share_problems
+from library.args.check_packages import network_module_problems, package_problems
 from library.args.check_paths import (
     dataset_problems,
     hub_problems,
@@ -41,6 +42,8 @@ CHECKS = (
     schedule_problems,
     share_problems,
     key_value_problems,
+    package_problems,
+    network_module_problems,
     precision_problems,
     noise_problems,
     cache_problems,

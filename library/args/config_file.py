@@ -101,7 +101,9 @@ def _parsed(path: Path) -> dict[str, Any]:
         ) from error
     try:
         return tomllib.loads(text)
-    except ValueError as error:
+    except RecursionError as error:
+        raise BadArguments(f"--config_file {path}: its tables or lists are nested too deeply") from error
+    except (ValueError, IndexError) as error:  # the toml package lets an IndexError through on some broken files
         hint = "; write Windows paths with / or in 'single quotes'" if "\\" in text else ""
         raise BadArguments(f"--config_file {path} is not valid TOML: {error}{hint}") from error
 

@@ -41,7 +41,10 @@ def merged_args(parser: ArgumentParser, typed: dict[str, Any]) -> Namespace:
     """
     config = read_config_file(typed["config_file"], parser) if typed.get("config_file") else None
     args = Namespace(**default_values(parser) | (config.values if config else {}) | typed)
-    setup_logging(args, reset=True)
+    try:
+        setup_logging(args, reset=True)
+    except OSError as fault:
+        raise BadArguments(f"--console_log_file {args.console_log_file} cannot be written: {fault.strerror}; give another place") from fault
     warn_of_what_wandb_records(typed)
     if config:
         _tell(config)

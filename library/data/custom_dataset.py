@@ -22,6 +22,7 @@ from library.data.batch import Batch
 from library.data.latent_files import LATENT_STRIDE
 from library.data.samples import Tokenize
 from library.data.subsets import DatasetSettings
+from library.strangers import strangers_code
 
 CANNOT_CACHE = "--dataset_class makes its own batches, which cannot be cached: hand over latents or leave the option out"
 
@@ -151,12 +152,16 @@ def dataset_class(name: str) -> type:
     module, _, class_name = name.rpartition(".")
     if not module:
         raise ValueError(f"--dataset_class {name}: give the module too, such as my_data.MyDataset")
-    try:
-        return getattr(importlib.import_module(module), class_name)
-    except ModuleNotFoundError as missing:
-        raise ValueError(f"--dataset_class {name}: there is no module {missing.name!r} here, is its folder in PYTHONPATH?") from missing
-    except AttributeError as missing:
-        raise ValueError(f"--dataset_class {name}: {module} has no {class_name}") from missing
+    with strangers_code(f"--dataset_class {name}: importing {module}", "Mend the module"):
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as missing:
+            found, absent = None, missing.name
+    if found is None:
+        raise ValueError(f"--dataset_class {name}: there is no module {absent!r} here, is its folder in PYTHONPATH?")
+    if not hasattr(found, class_name):
+        raise ValueError(f"--dataset_class {name}: {module} has no {class_name}")
+    return getattr(found, class_name)
 
 
 def batch_of(item: Any, name: str, number: int) -> Batch:

@@ -41,7 +41,9 @@ def read_dataset_config(path: str | Path) -> dict:
         config = json.loads(text) if ending == ".json" else _parse_toml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"--dataset_config {path} is not UTF-8 text ({error}): save it again as UTF-8") from error
-    except ValueError as error:
+    except RecursionError as error:
+        raise ValueError(f"--dataset_config {path}: its tables or lists are nested too deeply") from error
+    except (ValueError, IndexError) as error:  # the toml package lets an IndexError through on some broken files
         hint = " (write Windows paths with / or in 'single quotes')" if ending == ".toml" and "\\" in text else ""
         raise ValueError(f"--dataset_config {path} is not valid {ending[1:].upper()}: {error}{hint}") from error
     if not isinstance(config, dict):

@@ -43,6 +43,7 @@ WHOLE = _check("a whole number", int, vol.Coerce(int))
 POSITIVE = _check("a whole number of at least 1", int, vol.Coerce(int), vol.Range(min=1))
 NUMBER = _check("a number", vol.Any(int, float))
 FLOAT = _check("a number", vol.Any(int, float), vol.Coerce(float))
+SHARE = _check("a number from 0 to 1", vol.Any(int, float), vol.Range(min=0, max=1))
 TABLE = _check("a table", dict)
 SIZE = _check("a whole number of pixels or [width, height]", vol.Any(int, list, tuple, str), _size)
 RANGE = _check("[low, high], two numbers with low <= high", vol.Any(list, tuple, str), _range)
@@ -83,9 +84,9 @@ KEYS = {
     "enable_wildcard": Key(FLAG, "GDS"),
     "caption_prefix": Key(TEXT, "GDS"),
     "caption_suffix": Key(TEXT, "GDS"),
-    "caption_dropout_rate": Key(NUMBER, "GDS"),
+    "caption_dropout_rate": Key(SHARE, "GDS"),
     "caption_dropout_every_n_epochs": Key(WHOLE, "GDS"),
-    "caption_tag_dropout_rate": Key(NUMBER, "GDS"),
+    "caption_tag_dropout_rate": Key(SHARE, "GDS"),
     "token_warmup_min": Key(WHOLE, "GDS"),
     "token_warmup_step": Key(NUMBER, "GDS"),
     "color_aug": Key(FLAG, "GDS"),

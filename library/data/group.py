@@ -1,5 +1,6 @@
 """All data sets of a run as one: their batches share one index space, and checks and overviews cover all of them."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Collection
 from itertools import accumulate
@@ -142,5 +143,17 @@ def _nothing_found(datasets: list[ImageDataset]) -> str:
             "there are no training images: name a folder with --train_data_dir that holds folders such as '10_name', "
             "or describe the data with --dataset_config"
         )
-    places = "\n".join(f"  {subset_name(subset)} (num_repeats {subset.num_repeats})" for subset in subsets)
+    shares = [dataset.settings.validation_split for dataset in datasets for _ in dataset.settings.subsets]
+    facts = [_fact(subset, share) for subset, share in zip(subsets, shares, strict=True)]
+    places = "\n".join(f"  {subset_name(subset)} ({fact})" for subset, fact in zip(subsets, facts, strict=True))
     return f"no training image was found. These were looked at:\n{places}\nEach must hold images, and num_repeats must be 1 or more"
+
+
+def _fact(subset: Subset, validation_split: float | None) -> str:
+    """What may be the reason why there is nothing to train on."""
+    if subset.metadata_file is None and subset.image_dir and not os.path.isdir(subset.image_dir):
+        return "there is no such folder"
+    if subset.is_reg:
+        return "regularisation images, which do not train alone"
+    share = validation_split if subset.validation_split is None else subset.validation_split
+    return f"num_repeats {subset.num_repeats}" + (f", validation_split {share:g} holds them out" if share else "")

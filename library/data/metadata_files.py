@@ -55,10 +55,16 @@ def _read(path: str) -> dict[str, dict[str, Any]]:
             else:
                 rows = [json.loads(line) for line in file if line.strip()]
                 content = {row["image_path"]: row for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"metadata_file {path} cannot be used: {error!r}") from error
+    except KeyError as error:
+        raise ValueError(f"metadata_file {path} cannot be used: a line has no {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"metadata_file {path} cannot be used, it is not whole JSON in UTF-8: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
         raise ValueError(f'metadata_file {path} must hold one object {{"image": {{"caption": ..., "tags": ...}}, ...}}')
+    for key, facts in content.items():
+        for name in ("caption", "tags"):
+            if not isinstance(facts.get(name) or "", str):
+                raise ValueError(f"metadata_file {path}: {name} of {key!r} must be text, got {facts[name]!r}")
     return content
 
 

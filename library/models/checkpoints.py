@@ -17,6 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from library.saving.weights import UNREADABLE
+
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -129,7 +131,7 @@ def _unpickled(path: str) -> dict:
             f"{path} holds a Python object ({code[1]}), not only tensors, so it could run code and is not opened. Convert it to"
             " .safetensors with a program you trust."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (*UNREADABLE, OSError) as error:
         raise ValueError(f"{path} is not a model file: {_what_is_wrong(path)}") from error
     return content.get("state_dict", content) if isinstance(content, dict) else {}
 

@@ -50,6 +50,8 @@ def load_part(kind: type, path: str, subfolder: str | None, *, dtype: torch.dtyp
         try:
             with quiet_libraries():
                 return kind.from_pretrained(path, torch_dtype=dtype, variant=variant, **options).to(device)
+        except NotImplementedError as error:  # a weight that the file lacks was left without a place in memory
+            raise ValueError(f"{path}: cannot load {subfolder or 'the model'}: its file lacks weights; download it again") from error
         except (OSError, ValueError) as error:
             failures.append(error)
     reason = failures[variants.index(None)]

@@ -9,7 +9,13 @@ import importlib
 import inspect
 from typing import Any
 
+from library.strangers import strangers_code
+
 PIP_NAMES = {"lion_pytorch": "lion-pytorch", "prodigyplus": "prodigy-plus-schedule-free"}  # where import and pip names differ
+
+
+class MissingPackage(ImportError, ValueError):
+    """A package that an option needs is not installed. The message names both."""
 
 
 def parse_arguments(items: list[str] | None, option: str) -> dict[str, Any]:
@@ -26,9 +32,9 @@ def parse_arguments(items: list[str] | None, option: str) -> dict[str, Any]:
             raise ValueError(f"{option} takes items of the form key=value, got {item!r}")
         try:
             arguments[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise ValueError(
-                f"{option}: the value in {item!r} is not a Python literal; write numbers as 0.1 or 1e-6, lists as 0.9,0.99, "
+                f"{option}: the value in {_shortened(item)} is not a Python literal; write numbers as 0.1 or 1e-6, lists as 0.9,0.99, "
                 "switches as True or False, and put quotes around text, as in key='text'"
             ) from error
     return arguments
@@ -37,17 +43,20 @@ def parse_arguments(items: list[str] | None, option: str) -> dict[str, Any]:
 def load_class(dotted: str, option: str, value: str) -> type:
     """The class at `package.module.Class`.
 
-    Raises ImportError naming the missing package and how to install it, ValueError when the package has no such class.
+    Raises MissingPackage naming it and how to install it, ValueError when the package has no such class or cannot be imported.
     """
     module_name, _, class_name = dotted.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as missing:
-        package = missing.name.partition(".")[0]
-        raise ImportError(
+    with strangers_code(f"{option} {value}: importing {module_name}", "Install the package anew, or choose another one"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as missing:
+            module, absent = None, missing.name
+    if module is None:
+        package = absent.partition(".")[0]
+        raise MissingPackage(
             f"{option} {value} needs the package {package!r}, which is not installed: pip install {PIP_NAMES.get(package, package)}",
-            name=missing.name,
-        ) from missing
+            name=absent,
+        )
     found = getattr(module, class_name, None)
     if not inspect.isclass(found):
         package = module_name.partition(".")[0]
@@ -84,3 +93,7 @@ def nearest(word: str, words: list[str]) -> str:
     """A hint at the word that was probably meant, or nothing."""
     close = difflib.get_close_matches(word, words, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

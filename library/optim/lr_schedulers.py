@@ -13,6 +13,7 @@ from library.optim.arguments import check_arguments, load_class, nearest, parse_
 from library.optim.curves import CURVES, RAMPS, Schedule, parse_step_rules
 from library.optim.floored import check_floor
 from library.optim.optimizers import BuiltOptimizer
+from library.strangers import strangers_code
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +244,9 @@ def _custom_scheduler(optimizer: Optimizer, scheduler_type: str, options: Schedu
         )
     keywords = parse_arguments(list(options.arguments), "--lr_scheduler_args")
     check_arguments(found, keywords, "--lr_scheduler_args", {"optimizer": ""})
-    return found(optimizer, **keywords)
+    given = f"--lr_scheduler_type {scheduler_type}" + (f" with --lr_scheduler_args {' '.join(options.arguments)}" if keywords else "")
+    with strangers_code(given, "Check --lr_scheduler_args, or take --lr_scheduler cosine"):
+        return found(optimizer, **keywords)
 
 
 def _adafactor_scheduler(optimizer: Optimizer, name: str):

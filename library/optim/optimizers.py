@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from library.optim.arguments import check_arguments, load_class, nearest, parse_arguments
+from library.strangers import strangers_code
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def build_optimizer(
 ) -> BuiltOptimizer:
     """The optimizer over `param_groups`, which stay as they are. arguments: the `key=value` items of --optimizer_args.
 
-    Raises ValueError for options that cannot work, ImportError for a missing package.
+    Raises ValueError for options that cannot work, MissingPackage for a missing package.
     """
     optimizer_type = chosen_type(optimizer_type, use_8bit_adam, use_lion_optimizer)
     found = optimizer_class(optimizer_type)
@@ -146,7 +147,9 @@ def build_optimizer(
     if kind.startswith("dadapt") or kind.endswith("prodigy"):
         _check_adaptive_rates(found, [group.get("lr", learning_rate) for group in groups])
 
-    optimizer = found(groups, lr=rate, **fixed, **keywords)
+    given = f"--optimizer_type {optimizer_type}" + (f" with --optimizer_args {' '.join(arguments)}" if arguments else "")
+    with strangers_code(given, "Check --optimizer_args, or take --optimizer_type AdamW"):
+        optimizer = found(groups, lr=rate, **fixed, **keywords)
     if callable(getattr(optimizer, "train", None)):
         optimizer.train()
     return BuiltOptimizer(

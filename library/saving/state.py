@@ -15,7 +15,7 @@ import codecs
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,12 @@ def read_record(folder: Path) -> RunRecord | None:
     if content.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / RUN} is of another version: without that file the state is taken like one of sd-scripts")
     try:
-        return RunRecord(**content)
+        record = RunRecord(**content)
+        for one in fields(record):
+            kind = {int: int, str: str}.get(one.type, Mapping)
+            if not isinstance(getattr(record, one.name), kind):
+                raise TypeError(f"{one.name} is {getattr(record, one.name)!r}")
+        return record
     except TypeError as fault:
         raise ValueError(f"{folder / RUN} is damaged ({fault}): without that file the state is taken like one of sd-scripts") from fault
 

@@ -1,6 +1,7 @@
 """Tensor files: networks and other state dicts as .safetensors, or as pickled .ckpt and .pt."""
 
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from library.files import written_whole
 
+UNREADABLE = (
+    RuntimeError, EOFError, LookupError, AttributeError, AssertionError, TypeError, ValueError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
+"""What torch.load raises for bytes that are no file of torch.save, besides UnpicklingError."""
 PICKLE_ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -98,8 +103,9 @@ def load_pickled(path: Path, safe_globals: Sequence = ()) -> Any:
             f"{path} holds more than tensors, or is damaged, and is not opened: a pickle can run any program. "
             "Use a .safetensors version of the file"
         ) from fault
-    except (RuntimeError, EOFError) as fault:
-        raise ValueError(f"{path} is not a whole torch file ({fault}): copy or download it again") from fault
+    except UNREADABLE as fault:
+        detail = f" ({fault})" if isinstance(fault, RuntimeError | EOFError) and str(fault) else ""
+        raise ValueError(f"{path} is not a whole torch file{detail}: copy or download it again") from fault
 
 
 def _load_table(path: Path) -> dict[str, Tensor]:

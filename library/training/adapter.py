@@ -9,6 +9,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from library.models.family import Family, Models
+from library.strangers import strangers_code
 from library.training.accelerator import DTYPES, script_folder
 from library.training.memory import store_frozen_weights
 
@@ -55,11 +57,35 @@ def network_module(name: str) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        return importlib.import_module(name)
+        module = _imported(name)
     except ModuleNotFoundError as missing:
         if missing.name and name.startswith(missing.name):
             raise ValueError(f"--network_module {name}: there is no module {missing.name!r}; use networks.lora, or install it") from None
         raise ValueError(f"--network_module {name} needs the package {missing.name!r}: pip install {missing.name}") from missing
+    lacking = [function for function in ("create_network", "create_network_from_weights") if not hasattr(module, function)]
+    if "create_network" in lacking:
+        raise ValueError(f"--network_module {name} is no network module: it has no {' and no '.join(lacking)}; use networks.lora")
+    return module
+
+
+def _imported(name: str) -> ModuleType:
+    """Raises ModuleNotFoundError, and StrangerFailed for a module that is there and cannot be imported."""
+    missing = None
+    with strangers_code(f"--network_module {name}: importing it", "Mend the module, or use networks.lora"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as fault:
+            missing = fault
+    raise missing
+
+
+def guarded(module: ModuleType, settings: NetworkSettings) -> AbstractContextManager:
+    """For calls into a module: what fails in a stranger's is told as theirs, with the arguments it was given."""
+    if module.__name__.startswith("networks."):
+        return nullcontext()
+    given = " ".join(f"{key}={value}" for key, value in settings.arguments.items() if value is not None)
+    what = f"--network_module {settings.module}" + (f" with --network_args {given}" if given else "")
+    return strangers_code(what, "Check --network_args against what that package's version takes, or update it; networks.lora is ours")
 
 
 def models_for(module: ModuleType, family: Family, models: Models) -> tuple[Any, nn.Module]:
@@ -75,8 +101,9 @@ def merge_base_weights(module: ModuleType, settings: NetworkSettings, family: Fa
     for number, file in enumerate(settings.base_weights):
         multiplier = settings.base_weights_multiplier[number] if number < len(settings.base_weights_multiplier) else 1.0
         logger.info("merging %s into the base model, strength %g", file, multiplier)
-        network, weights = module.create_network_from_weights(multiplier, file, models.vae, text_encoder, unet, for_inference=True)
-        network.merge_to(text_encoder, unet, weights, dtype, device)
+        with guarded(module, settings):
+            network, weights = module.create_network_from_weights(multiplier, file, models.vae, text_encoder, unet, for_inference=True)
+            network.merge_to(text_encoder, unet, weights, dtype, device)
 
 
 def build(settings: NetworkSettings, family: Family, models: Models, args, accelerator: Accelerator) -> nn.Module:
@@ -85,7 +112,8 @@ def build(settings: NetworkSettings, family: Family, models: Models, args, accel
     device = accelerator.device if args.lowram else torch.device("cpu")
     merge_base_weights(module, settings, family, models, dtype=DTYPES[args.mixed_precision], device=device)
     store_frozen_weights(args, models, accelerator)
-    return create_network(module, settings, family, models, args)
+    with guarded(module, settings):
+        return create_network(module, settings, family, models, args)
 
 
 def create_network(module: ModuleType, settings: NetworkSettings, family: Family, models: Models, args) -> nn.Module:

@@ -18,6 +18,8 @@ from library.data.registration import Registered, register_images
 from library.data.sizes import bad_images_error, bad_images_message
 from library.data.subsets import DatasetSettings
 from library.models.family import Family
+from library.models.prompt_weights import parse_weights
+from library.strangers import strangers_code
 from library.training.held_out import holds_images_out, leave_out_trained, without_chance
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int
             group.set_tokenize(tokenize_function(args, family))
             group.check_bucket_steps(family.latents.bucket_step)
             check_caching(args, group)
+            if args.weighted_captions:
+                check_weights(group)
     logger.info("training data\n%s", train.table())
     return RunData(train, validation, dataset_seed, from_config)
 
@@ -116,6 +120,19 @@ def check_caching(args: Namespace, group: DatasetGroup) -> None:
         raise ValueError("text encoder outputs cannot be cached:\n" + "\n".join(reasons))
 
 
+def check_weights(group: DatasetGroup | CustomGroup) -> None:
+    """Raises ValueError naming every image whose caption has a weight that is no number. A custom data set tells no captions."""
+    problems = {}
+    for dataset in group.datasets:
+        for key, record in getattr(dataset, "records", {}).items():
+            try:
+                parse_weights(record.caption)
+            except ValueError as mistake:
+                problems[key] = str(mistake)
+    if problems:
+        raise bad_images_error(problems)
+
+
 def custom_group(args: Namespace) -> CustomGroup:
     """The data set of --dataset_class. Raises ValueError if there is none of that name."""
     ignored = [f"--{name}" for name in ("dataset_config", "train_data_dir", "reg_data_dir", "in_json") if getattr(args, name)]
@@ -125,7 +142,9 @@ def custom_group(args: Namespace) -> CustomGroup:
     if mistakes:
         raise ValueError("\n".join(mistakes))
     resolution = options.get("resolution")
-    dataset = dataset_class(args.dataset_class)(None, args.max_token_length, resolution, args.debug_dataset)
+    made_by = dataset_class(args.dataset_class)
+    with strangers_code(f"--dataset_class {args.dataset_class}", "It is called with (None, max_token_length, resolution, debug_dataset)"):
+        dataset = made_by(None, args.max_token_length, resolution, args.debug_dataset)
     return CustomGroup(dataset, args.dataset_class, resolution or (0, 0), strict_compat=args.strict_compat)
 
 

@@ -24,7 +24,12 @@ WORK = {
     "after_step": "a save, a preview or validation",
     "at_start": "the first previews",
 }
+DEVICE_FAULTS = ("CUDA error", "cuBLAS error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")  # what torch says of a GPU that gave up
 HOST_SHORTAGE = ("can't allocate memory", "not enough memory")  # what torch's CPU allocator says
+
+
+class DeviceFault(ValueError):
+    """The GPU or its driver failed."""
 
 
 class OutOfMemory(ValueError):
@@ -42,17 +47,32 @@ def memory_shortage_explained(args: Namespace) -> Iterator[None]:
         used = f"this run had up to {peak:.1f} GiB of the GPU's {total:.1f} GiB in use"
         raise OutOfMemory(explanation("GPU memory", used, fault.__traceback__, args)) from fault
     except (MemoryError, RuntimeError) as fault:
+        if any(words in str(fault) for words in DEVICE_FAULTS):
+            raise DeviceFault(device_fault(fault)) from fault
         if not isinstance(fault, MemoryError) and not any(words in str(fault) for words in HOST_SHORTAGE):
             raise
         raise OutOfMemory(explanation("main memory", str(fault).splitlines()[0], fault.__traceback__, args)) from fault
 
 
+def device_fault(fault: BaseException) -> str:
+    """The message: what was being done, what the driver said, and how to see more."""
+    return (
+        f"the GPU failed during {work_of(fault.__traceback__)}: {str(fault).splitlines()[0]}. What was saved before is whole: go on with "
+        "--resume. If it comes back, update the driver, leave overclocking off, and run with CUDA_LAUNCH_BLOCKING=1 in the environment, "
+        "which shows the place"
+    )
+
+
+def work_of(trace: TracebackType | None) -> str:
+    """What was being done, from the deepest function known here."""
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(trace)]
+    return next((WORK[name] for name in reversed(names) if name in WORK), "training")
+
+
 def explanation(memory: str, used: str, trace: TracebackType | None, args: Namespace) -> str:
     """The message: what was being done, what was in use, and each option that would help, those that cost least time first."""
-    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(trace)]
-    doing = next((WORK[name] for name in reversed(names) if name in WORK), "training")
     advice = savings(args)
-    lines = [f"{memory} ran out during {doing}: {used}."]
+    lines = [f"{memory} ran out during {work_of(trace)}: {used}."]
     if advice:
         lines += ["Options that lower it, those that cost least time first:", *(f"  {line}" for line in advice)]
     else:

@@ -94,7 +94,7 @@ def prepare(args: Namespace, family: Family) -> Run:
 
     Raises ValueError for what the user can mend; everything about the data is checked before a model is loaded.
     """
-    prompts = previews.read_prompts(args, family)
+    prompts, tracking = previews.read_prompts(args, family), settings.tracker_arguments(args)
     saved = resuming.saved_run(args, family.base_model_version)
     seed = resuming.seed_of(saved, args)
     session = Session.begin(seed)
@@ -102,6 +102,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     session = session.shared(accelerator, seed)
     data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     plan = settings.plan(args, data, accelerator)
+    optimization.check_settings(args, plan, accelerator.num_processes)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
     models = base_models.load_models(args, family, accelerator)
@@ -144,7 +145,7 @@ def prepare(args: Namespace, family: Family) -> Run:
         start=start,
         losses=resuming.restored_losses(saved),
         accelerator=accelerator,
-        open_trackers=lambda: trackers.start_trackers(accelerator, **settings.tracker_arguments(args)),
+        open_trackers=lambda: trackers.start_trackers(accelerator, **tracking),
         accumulation=args.gradient_accumulation_steps,
         scale_weight_norms=scale_weight_norms,
         strict_compat=args.strict_compat,

@@ -1,6 +1,7 @@
 """The optimizer side of a run: groups, optimizer, schedule, clipping, and one method that makes an update of it all."""
 
 import logging
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from library.optim.adapted_rate import SettledRate
 from library.optim.lr_schedulers import build_lr_scheduler
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
+from library.strangers import strangers_code
 from library.training import adapter
 from library.training.accelerator import DTYPES, allow_half_precision_gradients, average_gradients
 from library.training.guard import GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
-from library.training.schedules import schedule_options
+from library.training.schedules import schedule_options, trial_optimizer
 from library.training.trackers import RateNames
 
 logger = logging.getLogger(__name__)
@@ -107,6 +109,25 @@ class Optimization:
         with torch.no_grad():
             torch._foreach_copy_(weights, trained)
         self.hooks.weights_changed()
+
+
+def check_settings(args: Namespace, plan: Plan, processes: int) -> None:
+    """Builds optimizer and schedule over a single number, so that what is wrong with their settings is told before a model is loaded.
+
+    Raises ValueError. What is merely odd is told when they are built in earnest.
+    """
+    optim_logger = logging.getLogger("library.optim")
+    level = optim_logger.level
+    optim_logger.setLevel(logging.ERROR)
+    try:
+        built = trial_optimizer(args)
+        schedule = build_schedule(args, built, plan, processes)
+        if args.lr_scheduler_type and not built.schedule_free:
+            with strangers_code(f"--lr_scheduler_type {args.lr_scheduler_type}", "Check --lr_scheduler_args"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of schedule steps without optimizer steps
+                schedule.step()
+    finally:
+        optim_logger.setLevel(level)
 
 
 def held(rate: float | Tensor) -> float | Tensor:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 STEPS, SCALE = 30, 7.5
 MAX_STEPS = 1000
-SMALLEST, SIZE_STEP = 64, 8
+SMALLEST, LARGEST, SIZE_STEP = 64, 16384, 8
 
 WHOLE, DECIMAL, TEXT = r"\d+", r"\d+\.?\d*|\.\d+", r".+"
 INLINE = {
@@ -133,6 +133,8 @@ def _toml_entries(text: str, path: Path) -> Entries:
     """The tables of the list prompt.subset, each upon the keys they have in common in the table `prompt`."""
     try:
         common = toml.loads(text).get("prompt", {})
+    except RecursionError as error:
+        raise ValueError(f"--sample_prompts {path}: its tables or lists are nested too deeply") from error
     except (toml.TomlDecodeError, IndexError) as error:  # the toml package lets an IndexError through on some broken files
         raise ValueError(f"--sample_prompts {path} is not valid TOML: {error}; texts must stand in quotes") from error
     if not isinstance(common, dict):
@@ -149,6 +151,8 @@ def _json_entries(text: str, path: Path) -> Entries:
     """A list of texts with inline options, or of objects."""
     try:
         entries = json.loads(text) if text.strip() else []
+    except RecursionError as error:
+        raise ValueError(f"--sample_prompts {path}: its lists are nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"--sample_prompts {path}, line {error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
@@ -193,4 +197,6 @@ def _sampler(name: str | None, known: Collection[str], where: str) -> str | None
 
 
 def _side(pixels: int) -> int:
+    if pixels > LARGEST:
+        raise ValueError(f"width and height must be at most {LARGEST} pixels, got {pixels}")
     return max(SMALLEST, pixels - pixels % SIZE_STEP)

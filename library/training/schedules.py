@@ -106,19 +106,21 @@ def draw_preview(path: Path, options: ScheduleOptions, scheduler_type: str, lear
     axes.set(title=line, xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
     axes.title.set_fontsize("small")
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except OSError as fault:
+        raise ValueError(f"--lr_scheduler_preview {path} cannot be written: {fault.strerror}; give another place") from fault
     pyplot.close(figure)
     return line
 
 
-def preview(args: Namespace, total_steps: int, processes: int) -> None:
-    """What --lr_scheduler_preview does: draws the curve and prints its line. Raises ValueError where there is no curve."""
-    rate = full_rate(args)
-    built = build_optimizer(
+def trial_optimizer(args: Namespace) -> BuiltOptimizer:
+    """The optimizer of the options over a single number, to see what it makes of its settings."""
+    return build_optimizer(
         args.optimizer_type,
         args.optimizer_args or [],
-        [{"params": [torch.nn.Parameter(torch.zeros(()))], "lr": rate}],
+        [{"params": [torch.nn.Parameter(torch.zeros(1, 1))], "lr": full_rate(args)}],
         learning_rate=args.learning_rate,
         lr_scheduler=args.lr_scheduler,
         lr_warmup_steps=args.lr_warmup_steps,
@@ -126,6 +128,11 @@ def preview(args: Namespace, total_steps: int, processes: int) -> None:
         use_8bit_adam=args.use_8bit_adam,
         use_lion_optimizer=args.use_lion_optimizer,
     )
+
+
+def preview(args: Namespace, total_steps: int, processes: int) -> None:
+    """What --lr_scheduler_preview does: draws the curve and prints its line. Raises ValueError where there is no curve."""
+    rate, built = full_rate(args), trial_optimizer(args)
     if built.schedule_free or built.learning_rate is None:
         name = built.class_name.rpartition(".")[2]
         raise ValueError(f"--lr_scheduler_preview {args.lr_scheduler_preview}: {name} sets its own rates, so there is no curve to draw")

@@ -245,6 +245,18 @@ def tracker_arguments(args: Namespace) -> dict[str, Any]:
         "name": args.log_tracker_name,
         "wandb_run_name": args.wandb_run_name,
         "wandb_api_key": args.wandb_api_key,
-        "init_arguments": toml.load(args.log_tracker_config) if args.log_tracker_config else None,
+        "init_arguments": tracker_settings(args.log_tracker_config) if args.log_tracker_config else None,
         "config": logged_config(vars(args)) if args.log_config else None,
     }
+
+
+def tracker_settings(path: str) -> dict[str, dict[str, Any]]:
+    """The tables of --log_tracker_config, one for each tracker. Raises ValueError for a file that has something else."""
+    try:
+        tables = toml.load(path)
+    except (ValueError, IndexError) as fault:  # the toml package lets an IndexError through on some broken files
+        raise ValueError(f"--log_tracker_config {path} is not valid TOML in UTF-8: {fault}") from fault
+    plain = [name for name, table in tables.items() if not isinstance(table, dict)]
+    if plain:
+        raise ValueError(f"--log_tracker_config {path}: {plain[0]} must be a table, such as [wandb] or [tensorboard]")
+    return tables

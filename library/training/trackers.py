@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from library.strangers import strangers_code
 from library.training.loss_average import LossAverage
 from library.training.loss_spikes import LossSpikes
 from library.training.step import MicroStep
@@ -59,15 +60,19 @@ def start_trackers(
     if not accelerator.is_main_process or not accelerator.log_with:
         return
     kinds = [str(kind) for kind in accelerator.log_with]
+    own_errors = ()
     if "wandb" in kinds:
+        import wandb
+
+        own_errors = (wandb.errors.Error,)
         _ready_wandb(wandb_api_key, Path(accelerator.project_dir).parent if accelerator.project_dir else None)
     if accelerator.project_dir:
         Path(accelerator.project_dir).mkdir(parents=True, exist_ok=True)
     init = {"wandb": {"name": wandb_run_name}} if wandb_run_name else {}
-    accelerator.init_trackers(name or TRACKER_NAME, config=config, init_kwargs=init_arguments or init)
+    advice = "Check --log_with, --log_tracker_config and, for wandb, its key (WANDB_API_KEY)"
+    with strangers_code(f"starting {' and '.join(kinds)}", advice, own_errors):
+        accelerator.init_trackers(name or TRACKER_NAME, config=config, init_kwargs=init_arguments or init)
     if "wandb" in kinds:
-        import wandb
-
         for metric in ("epoch", "global_step", "val_step"):
             wandb.define_metric(metric, hidden=True)
 
