@@ -12,7 +12,7 @@ from library.args.config_file import ConfigFile, read_config_file, write_config_
 from library.args.errors import BadArguments, mistakes_end_the_program
 from library.args.normalise import normalise
 from library.args.parser import default_values, typed_values
-from library.args.privacy import warn_of_what_wandb_records
+from library.args.privacy import hide_secrets, warn_of_what_wandb_records
 from library.utils import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ def read_args(parser: ArgumentParser, script: str, argv: Sequence[str] | None = 
     work, and with 0 once --output_config has written its file.
     """
     typed = typed_values(parser, argv)
+    hide_secrets(typed)
     with mistakes_end_the_program():
         if typed.get("output_config"):
             _write_and_stop(typed, parser)

@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -25,8 +27,13 @@ OLD_NAME_SUFFIXES = ("_sd.npz", "_sdxl.npz")
 """The families for which `stem.npz`, the name of old versions, is honoured."""
 LATENT_STRIDE = 8
 """Pixels per latent, each way."""
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged npz file raises."""
+UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, SyntaxError, TypeError,
+    tokenize.TokenError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What reading a damaged npz file raises: in its archive, in the Python text that describes an array, and in making one of it."""
+LARGEST_ARRAY = 2**31
+"""Bytes. An alpha mask of 16,384 x 16,384 pixels has half as many; a file that says more is no cache and would fill the memory."""
 NPY_START = b"\x93NUMPY\x01\x00"
 
 
@@ -193,6 +200,9 @@ class open_npz:
         return name in self.files
 
     def __getitem__(self, name: str) -> np.ndarray:
+        size = self._archive.getinfo(f"{name}.npy").file_size
+        if size > LARGEST_ARRAY:
+            raise ValueError(f"{name} says it has {size / 2**30:.0f} GiB, which no cache has")
         return _npy_array(self._archive.read(f"{name}.npy"))
 
 

@@ -21,7 +21,8 @@ class HubFolder:
         name, _, path = rest.partition("/")
         path = path.strip("/")
         kind = more[1] if len(more) == 2 and more[1] else "model"
-        if not (owner and name and path) or len(more) > 2 or kind not in ("model", "dataset", "space"):
+        leads_out = ".." in path.replace("\\", "/").split("/")
+        if not (owner and name and path) or leads_out or len(more) > 2 or kind not in ("model", "dataset", "space"):
             raise ValueError(
                 f"--resume {address}: with --resume_from_huggingface it takes owner/name/folder[:revision[:type]], "
                 "such as me/my-loras/mine-000002-state or me/my-loras/mine-000002-state:main:model"

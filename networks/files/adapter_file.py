@@ -85,10 +85,13 @@ def open_adapter(path: str | Path) -> AdapterFile:
     if not modules:
         first = ", ".join(list(stream.tensors)[:3]) or "no tensors"
         raise ValueError(f"{path} is no adapter for Stable Diffusion 1, 2 or XL: it has {first}")
-    return AdapterFile(str(path), stream.metadata, modules, others, names, sdxl, _peft_alpha(stream.metadata))
+    return AdapterFile(str(path), stream.metadata, modules, others, names, sdxl, _peft_alpha(path, stream.metadata))
 
 
-def _peft_alpha(metadata: Mapping[str, str]) -> float | None:
+def _peft_alpha(path: str | Path, metadata: Mapping[str, str]) -> float | None:
     """lora_alpha of a file saved by diffusers, which has no alpha tensors."""
-    config = json.loads(metadata.get(PEFT_METADATA) or "{}")
-    return next((float(value) for key, value in config.items() if key.endswith("lora_alpha")), None)
+    try:
+        config = json.loads(metadata.get(PEFT_METADATA) or "{}")
+        return next((float(value) for key, value in config.items() if key.endswith("lora_alpha")), None)
+    except (ValueError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError(f"{path}: its metadata {PEFT_METADATA} is no table with a number as lora_alpha") from fault
