@@ -21,7 +21,9 @@ def setup_parser() -> ArgumentParser:
     add_ranks(parser)
     add_device(parser)
     add_our_merge_arguments(parser)
-    parser.add_argument("--sd_model", type=str, default=None, metavar="MODEL", help="base model, which DoRA and OFT need (default: none)")
+    parser.add_argument(
+        "--sd_model", type=str, default=None, metavar="MODEL", help="base model, which DoRA, OFT, IA3 and GLoRA need (default: none)"
+    )
     return parser
 
 

@@ -1,9 +1,9 @@
 """What an adapter's tensors mean: the change of the layer's weight, and its best approximation of a given rank.
 
     LoRA   s up down                    LoHa  s (w1_a w1_b) o (w2_a w2_b)        LoKr  s w1 (x) w2
-    DoRA   g V / |V| - W, V = W + any of these                                   full  diff           OFT  R W - W
+    DoRA   g V / |V| - W, V = W + any of these                                   full  diff           OFT and others: of_weight.py
 
-s = alpha / rank. Products are computed in fp32. DoRA and OFT need W itself.
+s = alpha / rank. Products are computed in fp32. DoRA and the kinds of of_weight.py need W itself.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from networks.changes import kronecker, tucker_product
 from networks.files.names import layer_shape
-from networks.oft import cayley_turn
+from networks.files.of_weight import glora_change, ia3_change, oft_change
 
 Parts = Mapping[str, Tensor]
 
@@ -22,7 +22,8 @@ KINDS = {
     "lora_down.weight": "LoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "lokr_w1_a": "LoKr", "diff": "full", "w_norm": "norm",
     "b_norm": "norm", "diff_b": "bias", "oft_blocks": "OFT", "oft_diag": "OFT", "on_input": "IA3", "a1.weight": "GLoRA",
 }  # fmt: skip
-NEED_THE_WEIGHT = ("DoRA", "OFT")
+NEED_THE_WEIGHT = ("DoRA", "OFT", "IA3", "GLoRA")
+GLORA_B = {"b2.weight": "lora_down.weight", "b1.weight": "lora_up.weight", "bm.weight": "lora_mid.weight", "alpha": "alpha"}
 TINY = 1e-30
 
 
@@ -67,14 +68,19 @@ def low_rank(module: str, parts: Parts) -> LowRank | None:
 def delta(module: str, parts: Parts, weight: Tensor | None = None) -> Tensor:
     """What the adapter adds to the layer's weight at strength 1, fp32, in the weight's shape.
 
-    weight: the layer's own, which DoRA and OFT need; without it the shape follows from the tensors and the module's name.
+    weight: the layer's own, which NEED_THE_WEIGHT need; without it the shape follows from the tensors and the module's name.
     Raises ValueError for a kind that is not known, or that needs the weight.
     """
     kind = kind_of(parts)
     if weight is None and kind in NEED_THE_WEIGHT:
         raise ValueError(f"{module} is a {kind}: what it does depends on the weight of its layer, so the base model is needed")
     if kind == "OFT":
-        return _oft(module, parts, weight.float())
+        return oft_change(module, parts, weight.float())
+    if kind == "IA3":
+        return ia3_change(module, parts, weight.float())
+    if kind == "GLoRA":
+        product = low_rank(module, {plain: parts[own] for own, plain in GLORA_B.items() if own in parts})
+        return glora_change(module, parts, weight.float(), product.scale, product.dense().reshape(product.shape))
     plain = _plain_delta(module, parts)
     if weight is None:
         return plain
@@ -144,16 +150,6 @@ def _dora(magnitude: Tensor, weight: Tensor, change: Tensor) -> Tensor:
         magnitude = magnitude.reshape(1, -1, *[1] * (turned.dim() - 2))
     norm = turned.square().sum(axes, keepdim=True).sqrt()
     return turned * (magnitude / (norm + torch.finfo(torch.float32).eps)) - weight
-
-
-def _oft(module: str, parts: Parts, weight: Tensor) -> Tensor:
-    """kohya's form: the blocks divide the outputs, and alpha times outputs bounds how far they turn."""
-    blocks = parts.get("oft_blocks")
-    if not module.startswith("oft_unet_") or blocks is None or blocks.dim() != 3:
-        raise ValueError(f"{module} is an OFT of LyCORIS, which cannot be merged here; only those of networks.oft can")
-    turn = cayley_turn(blocks.float(), float(parts["alpha"]) * weight.shape[0])
-    rows = weight.flatten(1).unflatten(0, (blocks.shape[0], -1))
-    return torch.einsum("knm,kni->kmi", turn, rows).reshape(weight.shape)
 
 
 @dataclass(frozen=True)

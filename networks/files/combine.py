@@ -16,13 +16,16 @@ from library.models.streams import Stream
 from library.saving.streaming import LazyTensor
 from networks.files.adapter_file import AdapterFile
 from networks.files.algebra import LowRank, Svd, kind_of, lora_parts, low_rank, total_change
+from networks.files.names import OFT_UNET, UNET
 from networks.files.places import kind_of_model, places
 from networks.files.strengths import Strength
 
 logger = logging.getLogger(__name__)
 
 LORA_PARTS = {"lora_down.weight", "lora_up.weight", "alpha"}
-SCALED_PARTS = ("hada_w1_a", "lokr_w1", "lokr_w1_a", "diff", "diff_b", "w_norm", "b_norm")  # a factor on these is a factor on all
+SCALED_PARTS = (  # a factor on these is a factor on all
+    "lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a", "diff", "diff_b", "w_norm", "b_norm", "weight", "a1.weight", "b1.weight",
+)  # fmt: skip
 CLAMP_QUANTILE = 0.99
 
 
@@ -156,18 +159,17 @@ def merged_by_svd(
     """The best LoRA of these ranks for sum(strength * change), and its error as a share of the whole change's norm.
 
     conv_rank: for kernels larger than 1x1. clamp: see `clamped`; None leaves the factors as they are. model: the base
-    model, which DoRA and OFT need. Raises ValueError where it is missing.
+    model, which DoRA, OFT, IA3 and GLoRA need. Raises ValueError where it is missing.
     """
     layers = places(model.tensors, kind_of_model(model.tensors, model.path)) if model else {}
     tensors: dict[str, Tensor] = {}
     lost = whole = 0.0
-    for module, having in holders(sources).items():
-        parts = [source.file.read(module, device) for source in having]
-        if all(set(one) <= {"w_norm", "b_norm", "diff_b", "alpha"} for one in parts):
-            tensors |= _summed(module, having, parts, work_dtype)
+    for module, having in _holders_by_layer(sources).items():
+        terms = [(source.strength(own), own, source.file.read(own, device)) for source, own in having]
+        if all(set(parts) <= {"w_norm", "b_norm", "diff_b", "alpha"} for _, _, parts in terms):
+            tensors |= _summed(module, terms, work_dtype)
             continue
         weight = _weight_of(module, layers, model, device)
-        terms = [(source.strength(module), module, one) for source, one in zip(having, parts, strict=True)]
         svd, shape = total_change(terms, weight)
         wanted = conv_rank if len(shape) > 2 and tuple(shape[2:]) != (1, 1) else rank
         kept = min(wanted, len(svd.s))
@@ -187,13 +189,21 @@ def _weight_of(module: str, layers: Mapping, model: Stream | None, device) -> Te
     return weight if place.third is None else weight.chunk(3)[place.third]
 
 
-def _summed(module: str, having: Iterable[Source], parts: Iterable[Mapping[str, Tensor]], work_dtype: torch.dtype) -> dict[str, Tensor]:
+def _holders_by_layer(sources: Sequence[Source]) -> dict[str, list[tuple[Source, str]]]:
+    """Module, as a LoRA of its layer is called, -> the sources that have one, and its name there: an OFT's is another."""
+    found: dict[str, list[tuple[Source, str]]] = {}
+    for own, having in holders(sources).items():
+        found.setdefault(own.replace(OFT_UNET, UNET, 1), []).extend((source, own) for source in having)
+    return found
+
+
+def _summed(module: str, terms: Iterable[tuple[float, str, Mapping[str, Tensor]]], work_dtype: torch.dtype) -> dict[str, Tensor]:
     """Changes of norms and biases: plain vectors."""
     total: dict[str, Tensor] = {}
-    for source, one in zip(having, parts, strict=True):
-        for part, tensor in one.items():
+    for strength, _, parts in terms:
+        for part, tensor in parts.items():
             if part != "alpha":
-                total[f"{module}.{part}"] = source.strength(module) * tensor.float() + total.get(f"{module}.{part}", 0)
+                total[f"{module}.{part}"] = strength * tensor.float() + total.get(f"{module}.{part}", 0)
     return {key: tensor.to("cpu", work_dtype) for key, tensor in total.items()}
 
 

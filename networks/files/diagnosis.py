@@ -11,6 +11,7 @@ from torch import Tensor
 from networks.files.adapter_file import AdapterFile
 from networks.files.algebra import delta, kind_of, low_rank
 from networks.files.names import KOHYA_PREFIXES
+from networks.files.of_weight import adds_nothing
 from networks.files.strengths import IN, MID, OUT, block_slot
 from networks.max_norm import product_norms
 
@@ -20,13 +21,16 @@ PRIVATE = (
 )  # fmt: skip
 """Metadata that tell about the images, the folders and the person they came from."""
 MEASURED = ("LoRA", "LoHa", "LoKr", "full", "DoRA")
-NEEDED = {"LoRA": {"lora_down.weight", "lora_up.weight"}, "LoHa": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}}
+NEEDED = {
+    "LoRA": {"lora_down.weight", "lora_up.weight"}, "LoHa": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},
+    "IA3": {"weight", "on_input"}, "GLoRA": {"a1.weight", "a2.weight", "b1.weight", "b2.weight"},
+}  # fmt: skip
 BAR = 30
 
 
 @dataclass
 class Diagnosis:
-    """norms: module -> Frobenius norm of what it adds (a DoRA: before its magnitude), None where it cannot be told.
+    """norms: module -> Frobenius norm of what it adds (a DoRA: before its magnitude), None where only the base model tells.
 
     problems: what is wrong, in words. bad, zero, broken: modules with NaN or infinity, that add nothing, or lack a tensor.
     """
@@ -64,8 +68,8 @@ def diagnose(file: AdapterFile) -> Diagnosis:
             continue
         magnitude = parts.get("dora_scale")
         found.input_axis |= magnitude is not None and magnitude.dim() > 1 and magnitude.shape[0] == 1
-        found.norms[module] = change_norm(module, parts) if kind in MEASURED else None
-        if found.norms[module] == 0 and kind != "DoRA":
+        norm = found.norms[module] = change_norm(module, parts) if kind in MEASURED else None
+        if (norm == 0 and kind != "DoRA") or (norm is None and adds_nothing(parts)):
             found.zero.append(module)
     found.problems = list(_problems(found))
     return found
@@ -133,6 +137,8 @@ def loaders(found: Diagnosis) -> dict[str, str]:
         verdict["ComfyUI"] = "loads it; it divides by the norm of the base weight, so the result differs slightly from training"
     if "OFT" in kinds and any(name.startswith("oft_unet_") for name in found.file.modules):
         verdict["ComfyUI"] = "ignores it: OFT files of kohya carry names that it does not know"
+    if "IA3" in kinds:
+        verdict["ComfyUI"] = "ignores the IA3 modules: it does not know their names"
     if found.file.others and "refuses" not in verdict["A1111"]:
         verdict["ComfyUI"] += ", and warns of unknown tensors"
     if "DoRA" in kinds:
@@ -140,7 +146,8 @@ def loaders(found: Diagnosis) -> dict[str, str]:
         if not kohya and not found.input_axis:
             verdict["diffusers"] = "loads it"
     elif not plain:
-        verdict["diffusers"] = f"refuses it: it reads LoRA only, not {', '.join(sorted(kinds))}; resize_lora.py makes a LoRA of it"
+        way = "svd_merge_lora.py --sd_model" if kinds & {"OFT", "IA3", "GLoRA"} else "resize_lora.py"
+        verdict["diffusers"] = f"refuses it: it reads LoRA only, not {', '.join(sorted(kinds))}; {way} makes a LoRA of it"
     elif found.file.others:
         verdict["diffusers"] = "refuses it because of unknown tensors: --fix removes them"
     return verdict

@@ -17,7 +17,7 @@ from networks.files.strengths import Strength
 logger = logging.getLogger(__name__)
 
 LEFT_OUT = ("model_ema.",)  # averaged weights, which the merge does not reach and nobody would notice
-MERGEABLE = ("LoRA", "LoHa", "LoKr", "full", "norm", "bias", "OFT", "DoRA")
+MERGEABLE = ("LoRA", "LoHa", "LoKr", "full", "norm", "bias", "OFT", "DoRA", "IA3", "GLoRA")
 BIAS_PARTS = ("diff_b", "b_norm")
 
 

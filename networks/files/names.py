@@ -67,7 +67,7 @@ def split_key(key: str) -> tuple[str, str] | None:
     if found := _PLAIN.fullmatch(key):
         return found[1], LORA_PARTS[found[2]]
     layer, _, part = key.rpartition(".")
-    return (layer, part) if part == "weight" and layer.startswith(KOHYA_PREFIXES) else None
+    return (layer, part) if part == "weight" and layer.startswith((*KOHYA_PREFIXES, "lycoris_")) else None
 
 
 def looks_like_sdxl(layers: Iterable[str]) -> bool:
