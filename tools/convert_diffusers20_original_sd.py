@@ -40,10 +40,14 @@ def setup_parser() -> ArgumentParser:
         "--variant", type=str, default=None, help="which weights of a folder to read, such as fp16 (default: the plain ones)"
     )
     parser.add_argument(
-        "--reference_model", type=str, default=None, metavar="FOLDER", help="folder with scheduler and tokenizer to copy (default: our own)"
+        "--reference_model",
+        type=str,
+        default=None,
+        metavar="MODEL",
+        help="folder or hub id with scheduler and tokenizer to copy (default: our own)",
     )
     parser.add_argument("--use_safetensors", action="store_true", help="folder: write .safetensors, not .bin (default: off)")
-    parser.add_argument("model_to_load", type=str, help="a model file or a diffusers folder (default: none)")
+    parser.add_argument("model_to_load", type=str, help="a model file, a diffusers folder or a hub id (default: none)")
     parser.add_argument("model_to_save", type=str, help="a name with an ending for a file, without one for a folder (default: none)")
     return parser
 

@@ -9,7 +9,8 @@ import torch
 
 from library.diffusion.schedules import BETA_END, BETA_START
 from library.files import written_whole
-from library.models.diffusers_folder import quiet_libraries
+from library.models.checkpoints import is_single_file
+from library.models.diffusers_folder import local_folder, quiet_libraries
 from library.models.family import Family, Models
 from library.models.kinds import SD1, SD2, SDXL, kind_of_tensors
 from library.models.original_layout import open_model
@@ -26,14 +27,14 @@ def convert(
     linear_projection: bool = False, metadata: str | None = None, variant: str | None = None, reference_model: str | None = None,
     use_safetensors: bool = True, epoch: int = 0, global_step: int = 0,
 ) -> None:  # fmt: skip
-    """Writes `target`: one file if its name has an ending, else a folder.
+    """Writes `target`: one file if its name has an ending, else a folder. source: a file, a diffusers folder or a hub id.
 
-    precision: a key of DTYPES, None for that of the source. metadata: JSON of a table. reference_model: a folder whose
-    scheduler and tokenizer the new folder gets. Raises ValueError for what is no Stable Diffusion model, or another than
+    precision: a key of DTYPES, None for that of the source. metadata: JSON of a table. reference_model: a folder or hub id
+    whose scheduler and tokenizer the new folder gets. Raises ValueError for what is no Stable Diffusion model, or another than
     wants_v1 and wants_v2 say.
     """
     dtype = None if precision is None else DTYPES[precision]
-    model = open_model(source, variant)
+    model = open_model(source if is_single_file(source) else local_folder(source, variant), variant)
     kind = kind_of_tensors(model.tensors)
     if kind not in (SD1, SD2, SDXL):
         raise ValueError(f"{source} is {kind}, not a whole Stable Diffusion 1, 2 or XL model")
@@ -109,12 +110,14 @@ def flatten_projections(unet: torch.nn.Module) -> None:
 
 
 def _take_parts(pipeline, reference: str) -> None:
-    """Scheduler and tokenizer of a diffusers folder."""
+    """Scheduler and tokenizer of a diffusers folder or a model on the hub."""
     from transformers import CLIPTokenizer
 
-    if not os.path.isdir(reference):
-        raise ValueError(f"--reference_model {reference}: no such folder; leave it out to use our own scheduler and tokenizer")
-    scheduler = type(pipeline.scheduler).from_pretrained(reference, subfolder="scheduler")
-    pipeline.register_modules(scheduler=scheduler)
-    if os.path.isdir(os.path.join(reference, "tokenizer")):
-        pipeline.register_modules(tokenizer=CLIPTokenizer.from_pretrained(reference, subfolder="tokenizer"))
+    try:
+        with quiet_libraries():
+            pipeline.register_modules(scheduler=type(pipeline.scheduler).from_pretrained(reference, subfolder="scheduler"))
+            if not os.path.isdir(reference) or os.path.isdir(os.path.join(reference, "tokenizer")):
+                pipeline.register_modules(tokenizer=CLIPTokenizer.from_pretrained(reference, subfolder="tokenizer"))
+    except (OSError, ValueError) as error:
+        way_out = "leave it out to use our own scheduler and tokenizer"
+        raise ValueError(f"--reference_model {reference}: no such folder, and no model of that id on the hub; {way_out}") from error

@@ -1,5 +1,6 @@
 """Modules from a diffusers folder or a model on the Hugging Face hub, one subfolder per part."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,21 @@ def quiet_libraries() -> Iterator[None]:
             logging.set_verbosity(level)
             if bar:
                 logging.enable_progress_bar()
+
+
+def local_folder(path: str, variant: str | None = None) -> str:
+    """The folder of a whole model: `path` itself, or a copy of the hub's model of that id, of which only what is needed is fetched.
+
+    variant: such as "fp16", for the weights of that name. Raises ValueError if there is no such model.
+    """
+    if os.path.isdir(path):
+        return path
+    unused = {"safety_checker": None, "feature_extractor": None}
+    try:
+        with quiet_libraries():
+            return str(diffusers.DiffusionPipeline.download(path, variant=variant, **unused))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no such file or folder, and no model of that id on the hub ({str(error).splitlines()[0]})") from error
 
 
 def part_config(path: str, subfolder: str) -> Mapping[str, Any]:

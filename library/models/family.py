@@ -3,7 +3,8 @@
 A new family is a new class with the same names; the recipe never asks which one it has.
 """
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -29,17 +30,22 @@ class LatentFormat:
     stride: int = 8
 
 
+UNET, VAE, TEXT_ENCODERS = "unet", "vae", "text_encoders"
+PARTS = (UNET, VAE, TEXT_ENCODERS)
+"""What a model consists of: the names of the fields of Models."""
+
+
 @dataclass
 class Models:
-    """The frozen models of a run, in eval mode.
+    """The frozen models of a run, in eval mode; unet and vae are None, and text_encoders empty, where they were not asked for.
 
     swallowed_draws: 32-bit draws the reference would have spent building them (see library.models.swallow).
     logit_scale: a scalar of SDXL's single-file layout that no model uses; kept for writing such a file again.
     """
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoders: list[nn.Module]
+    unet: nn.Module | None = None
+    vae: nn.Module | None = None
+    text_encoders: list[nn.Module] = field(default_factory=list)
     swallowed_draws: int = 0
     logit_scale: Tensor | None = None
 
@@ -65,8 +71,12 @@ class Family(Protocol):
         vae_dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         disable_mmap: bool = False,
+        parts: Container[str] = PARTS,
     ) -> Models:
-        """Loads a single file, a diffusers folder or a hub id, frozen and in eval mode; vae_dtype: `dtype` if not given."""
+        """Loads a single file, a diffusers folder or a hub id, frozen and in eval mode; vae_dtype: `dtype` if not given.
+
+        parts: those of PARTS to build; the others are neither built nor read.
+        """
 
     def objective(self, zero_terminal_snr: bool) -> DDPM:
         """The diffusion process the model was trained with, its tables on the CPU."""

@@ -6,10 +6,11 @@ from library.models.family import Models
 
 
 def freeze(models: Models) -> Models:
-    """Switches gradients and train mode off in all models."""
+    """Switches gradients and train mode off in all models that are there."""
     for module in (models.unet, models.vae, *models.text_encoders):
-        module.requires_grad_(False)
-        module.eval()
+        if module is not None:
+            module.requires_grad_(False)
+            module.eval()
     return models
 
 

@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,7 +14,7 @@ from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
-from library.models.family import LatentFormat, Models
+from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
 from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
@@ -81,41 +82,56 @@ class SD:
         vae_dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         disable_mmap: bool = False,
+        parts: Container[str] = PARTS,
     ) -> Models:
         """See Family.load. Raises ValueError for a model of another kind than --v2 says, or a file that cannot be read."""
         vae_loader = VaeLoader(vae, self.latents.scaling_factor, SAMPLE_SIZE, own_draws_count=True, dtype=vae_dtype or dtype, device=device)
         if is_single_file(path):
-            models = self._from_file(open_checkpoint(path, disable_mmap), vae_loader, dtype, device)
+            models = self._from_file(open_checkpoint(path, disable_mmap), vae_loader, dtype, device, parts)
         else:
-            models = self._from_folder(path, vae_loader, dtype, device)
+            models = self._from_folder(path, vae_loader, dtype, device, parts)
         return modes.freeze(models)
 
     @property
     def _kind(self) -> str:
         return SD2 if self.v2 else SD1
 
-    def _from_file(self, checkpoint: Checkpoint, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+    def _from_file(self, checkpoint: Checkpoint, vae_loader: VaeLoader, dtype, device, parts: Container[str]) -> Models:
         require_kind(kind_of_tensors(checkpoint.shapes), self._kind, checkpoint.path)
-        unet_part = checkpoint.part(UNET_PREFIX)
-        # SD2's linear projections become 1x1 convolutions, which is the shape adapters for it have in files.
-        unet = empty_unet(unet_part, heads=None if self.v2 else SD1_HEADS, linear_projection=False, sample_size=SAMPLE_SIZE)
-        require_kind(kind_of_unet_config(unet.config), self._kind, checkpoint.path)
-        fill_unet(unet, unet_part, dtype=dtype, device=device)
-        vae, vae_draws = vae_loader.of_file(checkpoint)
+        models = Models()
+        if UNET in parts:
+            part = checkpoint.part(UNET_PREFIX)
+            # SD2's linear projections become 1x1 convolutions, which is the shape adapters for it have in files.
+            models.unet = empty_unet(part, heads=None if self.v2 else SD1_HEADS, linear_projection=False, sample_size=SAMPLE_SIZE)
+            require_kind(kind_of_unet_config(models.unet.config), self._kind, checkpoint.path)
+            fill_unet(models.unet, part, dtype=dtype, device=device)
+            models.swallowed_draws += layer_draws(models.unet)
+        if VAE in parts:
+            models.vae, draws = vae_loader.of_file(checkpoint)
+            models.swallowed_draws += draws
+        if TEXT_ENCODERS in parts:
+            models.text_encoders = [self._text_encoder(checkpoint, dtype, device)]
+            models.swallowed_draws += text_encoder_draws(models.text_encoders[0])
+        return models
+
+    def _text_encoder(self, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device | str) -> CLIPTextModel:
         if self.v2:
             part = checkpoint.part(OPENCLIP_PREFIX)
-            text_encoder = openclip_text_encoder(part, keep_last_layer=False, projection=False, dtype=dtype, device=device)
-        else:
-            text_encoder = clip_text_encoder(checkpoint.part(CLIP_PREFIX), dtype=dtype, device=device)
-        draws = layer_draws(unet) + vae_draws + text_encoder_draws(text_encoder)
-        return Models(unet, vae, [text_encoder], swallowed_draws=draws)
+            return openclip_text_encoder(part, keep_last_layer=False, projection=False, dtype=dtype, device=device)
+        return clip_text_encoder(checkpoint.part(CLIP_PREFIX), dtype=dtype, device=device)
 
-    def _from_folder(self, path: str, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+    def _from_folder(self, path: str, vae_loader: VaeLoader, dtype, device, parts: Container[str]) -> Models:
         require_kind(kind_of_unet_config(part_config(path, "unet")), self._kind, path)
-        unet = load_part(UNet2DConditionModel, path, "unet", dtype=dtype, device=device)
-        text_encoder = load_part(CLIPTextModel, path, "text_encoder", dtype=dtype, device=device)
-        vae, vae_draws = vae_loader.of_folder(path)
-        return Models(unet, vae, [text_encoder], swallowed_draws=layer_draws(unet) + vae_draws)
+        models = Models()
+        if UNET in parts:
+            models.unet = load_part(UNet2DConditionModel, path, "unet", dtype=dtype, device=device)
+            models.swallowed_draws += layer_draws(models.unet)
+        if TEXT_ENCODERS in parts:
+            models.text_encoders = [load_part(CLIPTextModel, path, "text_encoder", dtype=dtype, device=device)]
+        if VAE in parts:
+            models.vae, draws = vae_loader.of_folder(path)
+            models.swallowed_draws += draws
+        return models
 
     # --- text ---
 

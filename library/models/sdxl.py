@@ -1,5 +1,6 @@
 """Stable Diffusion XL: two text encoders, and a U-Net that is told the sizes of images."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -13,7 +14,7 @@ from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
-from library.models.family import LatentFormat, Models
+from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
 from library.models.kinds import SDXL as SDXL_KIND
 from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
@@ -84,6 +85,7 @@ class SDXL:
         vae_dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         disable_mmap: bool = False,
+        parts: Container[str] = PARTS,
     ) -> Models:
         """See Family.load. Raises ValueError for a model of another kind, or a file that cannot be read.
 
@@ -93,33 +95,42 @@ class SDXL:
             vae, self.latents.scaling_factor, SAMPLE_SIZE, own_draws_count=False, dtype=vae_dtype or dtype, device=device
         )
         if is_single_file(path):
-            models = self._from_file(open_checkpoint(path, disable_mmap), vae_loader, dtype, device)
+            models = self._from_file(open_checkpoint(path, disable_mmap), vae_loader, dtype, device, parts)
         else:
-            models = self._from_folder(path, vae_loader, dtype, device)
+            models = self._from_folder(path, vae_loader, dtype, device, parts)
         return modes.freeze(models)
 
-    def _from_file(self, checkpoint: Checkpoint, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+    def _from_file(self, checkpoint: Checkpoint, vae_loader: VaeLoader, dtype, device, parts: Container[str]) -> Models:
         require_kind(kind_of_tensors(checkpoint.shapes), SDXL_KIND, checkpoint.path)
-        unet_part = checkpoint.part(UNET_PREFIX)
-        unet = empty_unet(unet_part, heads=None, linear_projection=True, sample_size=SAMPLE_SIZE)
-        require_kind(kind_of_unet_config(unet.config), SDXL_KIND, checkpoint.path)
-        fill_unet(unet, unet_part, dtype=dtype, device=device)
-        text_encoder_1 = clip_text_encoder(checkpoint.part(TEXT_ENCODER_1_PREFIX), dtype=dtype, device=device)
-        part = checkpoint.part(TEXT_ENCODER_2_PREFIX)
-        text_encoder_2 = openclip_text_encoder(
-            part, keep_last_layer=True, projection=True, transpose_projection=self.transpose_text_projection, dtype=dtype, device=device
-        )
-        logit_scale = part.read("logit_scale").clone() if "logit_scale" in part.shapes else None
-        vae, draws = vae_loader.of_file(checkpoint)
-        return Models(unet, vae, [text_encoder_1, text_encoder_2], swallowed_draws=draws, logit_scale=logit_scale)
+        models = Models()
+        if UNET in parts:
+            part = checkpoint.part(UNET_PREFIX)
+            models.unet = empty_unet(part, heads=None, linear_projection=True, sample_size=SAMPLE_SIZE)
+            require_kind(kind_of_unet_config(models.unet.config), SDXL_KIND, checkpoint.path)
+            fill_unet(models.unet, part, dtype=dtype, device=device)
+        if TEXT_ENCODERS in parts:
+            first = clip_text_encoder(checkpoint.part(TEXT_ENCODER_1_PREFIX), dtype=dtype, device=device)
+            part = checkpoint.part(TEXT_ENCODER_2_PREFIX)
+            second = openclip_text_encoder(
+                part, keep_last_layer=True, projection=True, transpose_projection=self.transpose_text_projection, dtype=dtype, device=device
+            )
+            models.text_encoders = [first, second]
+            models.logit_scale = part.read("logit_scale").clone() if "logit_scale" in part.shapes else None
+        if VAE in parts:
+            models.vae, models.swallowed_draws = vae_loader.of_file(checkpoint)
+        return models
 
-    def _from_folder(self, path: str, vae_loader: VaeLoader, dtype: torch.dtype, device: torch.device | str) -> Models:
+    def _from_folder(self, path: str, vae_loader: VaeLoader, dtype, device, parts: Container[str]) -> Models:
         require_kind(kind_of_unet_config(part_config(path, "unet")), SDXL_KIND, path)
-        unet = load_part(UNet2DConditionModel, path, "unet", dtype=dtype, device=device)
-        text_encoder_1 = load_part(CLIPTextModel, path, "text_encoder", dtype=dtype, device=device)
-        text_encoder_2 = load_part(CLIPTextModelWithProjection, path, "text_encoder_2", dtype=dtype, device=device)
-        vae, draws = vae_loader.of_folder(path)
-        return Models(unet, vae, [text_encoder_1, text_encoder_2], swallowed_draws=draws)
+        models = Models()
+        if UNET in parts:
+            models.unet = load_part(UNet2DConditionModel, path, "unet", dtype=dtype, device=device)
+        if TEXT_ENCODERS in parts:
+            kinds = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+            models.text_encoders = [load_part(kind, path, name, dtype=dtype, device=device) for name, kind in kinds.items()]
+        if VAE in parts:
+            models.vae, models.swallowed_draws = vae_loader.of_folder(path)
+        return models
 
     # --- text ---
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from argparse import Namespace
+from collections.abc import Container
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +14,7 @@ from library.data.latent_cache import cache_latents as cache_group
 from library.kernels.attention import set_attention
 from library.models.devices import clear_device_cache
 from library.models.diffusers_folder import quiet_libraries
-from library.models.family import Family, Models
+from library.models.family import PARTS, Family, Models
 from library.models.swallow import swallow
 from library.training.accelerator import DTYPES, one_process_after_another
 from library.training.adapter import NetworkSettings
@@ -24,10 +25,11 @@ from library.training.vae_batches import EncodeInParts, vae_batch_size
 logger = logging.getLogger(__name__)
 
 
-def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Models:
+def load_models(args: Namespace, family: Family, accelerator: Accelerator, parts: Container[str] = PARTS) -> Models:
     """Loads the base model straight to its dtype, and to the device with --lowram; sets the attention it runs with.
 
-    strict_compat then advances torch's CPU generator by what the reference draws while it builds its models.
+    parts: see Family.load. strict_compat loads them all, and then advances torch's CPU generator by what the reference draws
+    while it builds its models.
     """
     models = one_process_after_another(
         accelerator,
@@ -38,18 +40,21 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator) -> Mo
             vae_dtype=vae_dtype(args),
             device=accelerator.device if args.lowram else "cpu",
             disable_mmap=getattr(args, "disable_mmap_load_safetensors", False),
+            parts=PARTS if args.strict_compat else parts,
         ),
     )
-    set_attention(
-        models.unet,
-        models.vae,
-        sdpa=args.sdpa,
-        xformers=args.xformers,
-        mem_eff_attn=args.mem_eff_attn,
-        attention=args.attention,
-        device=accelerator.device,
-    )
-    slice_vae(args, models.vae)
+    if models.unet is not None:
+        set_attention(
+            models.unet,
+            models.vae,
+            sdpa=args.sdpa,
+            xformers=args.xformers,
+            mem_eff_attn=args.mem_eff_attn,
+            attention=args.attention,
+            device=accelerator.device,
+        )
+    if models.vae is not None:
+        slice_vae(args, models.vae)
     tell_of_switches_without_effect(args)
     if args.strict_compat:
         swallow(models.swallowed_draws)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextModel
 
 
 @pytest.fixture
@@ -16,9 +18,21 @@ def images(tmp_path):
     return folder.parent
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("sd1", "_sd.npz"), ("sdxl", "_sdxl.npz")])
-def test_latents_are_written_once(kind, suffix, layouts, images, run_tool):
-    argv = ["--pretrained_model_name_or_path", layouts(kind).folder, "--train_data_dir", images, "--resolution", "64,64"]
+@pytest.fixture
+def never_built(monkeypatch):
+    """Call it with model classes: building one of them is an error from then on."""
+
+    def forbid(*classes) -> None:
+        for kind in classes:
+            monkeypatch.setattr(kind, "__init__", lambda *_, **__: pytest.fail("a model that is not needed is built"))
+
+    return forbid
+
+
+@pytest.mark.parametrize(("kind", "suffix", "layout"), [("sd1", "_sd.npz", "single_file"), ("sdxl", "_sdxl.npz", "folder")])
+def test_latents_are_written_once_by_the_vae_alone(kind, suffix, layout, layouts, images, run_tool, never_built):
+    never_built(UNet2DConditionModel, CLIPTextModel)
+    argv = ["--pretrained_model_name_or_path", getattr(layouts(kind), layout), "--train_data_dir", images, "--resolution", "64,64"]
     argv += ["--enable_bucket", "--min_bucket_reso", 64, "--max_bucket_reso", 128, *(["--sdxl"] if kind == "sdxl" else [])]
     run_tool("tools.cache_latents", *argv)
     files = sorted(images.rglob(f"*{suffix}"))
@@ -28,8 +42,11 @@ def test_latents_are_written_once(kind, suffix, layouts, images, run_tool):
     assert [file.stat().st_mtime_ns for file in files] == times
 
 
-def test_text_states_are_written_once(layouts, images, run_tool):
-    argv = ["--sdxl", "--pretrained_model_name_or_path", layouts("sdxl").folder, "--train_data_dir", images, "--resolution", "64,64"]
+@pytest.mark.parametrize("layout", ["single_file", "folder"])
+def test_text_states_are_written_once_by_the_text_encoders_alone(layout, layouts, images, run_tool, never_built):
+    never_built(UNet2DConditionModel, AutoencoderKL)
+    argv = ["--sdxl", "--pretrained_model_name_or_path", getattr(layouts("sdxl"), layout), "--train_data_dir", images]
+    argv += ["--resolution", "64,64"]
     argv += ["--enable_bucket", "--min_bucket_reso", 64, "--max_bucket_reso", 128]
     run_tool("tools.cache_text_encoder_outputs", *argv)
     files = sorted(images.rglob("*_te_outputs.npz"))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from tests.tools.conftest import FAMILIES, outputs
@@ -37,6 +38,31 @@ def test_a_file_becomes_a_folder_and_a_file_again(kind, layouts, run_tool, tmp_p
     assert config["use_linear_projection"] == (kind != "sd1")
     family = FAMILIES[kind]
     torch.testing.assert_close(outputs(family, family.load(str(again))), outputs(family, base(kind)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_the_hub_is_fetched_and_converted(layouts, run_tool, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(model, *, variant, **_):
+        asked.append((model, variant))
+        return layouts("sd1").folder
+
+    monkeypatch.setattr(DiffusionPipeline, "download", fetched)
+    out = tmp_path / "out.safetensors"
+    run_tool("tools.convert_diffusers20_original_sd", "someone/model", out, "--variant", "fp16")
+    assert asked == [("someone/model", "fp16")]
+    wanted = load_file(layouts("sd1").single_file)
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in load_file(out).items() if name in wanted)
+
+
+def test_a_model_that_is_nowhere_is_told(run_tool, tmp_path, monkeypatch, capsys):
+    def missing(*given, **wanted):
+        raise OSError("no such repository")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", missing)
+    with pytest.raises(SystemExit):
+        run_tool("tools.convert_diffusers20_original_sd", "someone/model", tmp_path / "out.safetensors")
+    assert "someone/model: no such file or folder, and no model of that id on the hub" in capsys.readouterr().err
 
 
 def test_another_kind_than_asked_for_is_refused(layouts, run_tool, tmp_path, capsys):
