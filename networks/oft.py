@@ -17,6 +17,7 @@ from networks.factory import ModelTargets, assemble, like_file
 from networks.layers import AdapterModule
 from networks.network import AdapterNetwork
 from networks.ranks import Ranks, rank_axis, ranks_of_file
+from networks.rotations import cayley_turn
 from networks.targets import unet_targets
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ NETWORK_ARGS = {"enable_all_linear": boolean, "enable_conv": boolean}
 IGNORED_ARGS = ("dropout",)  # added by the trainer to every network's arguments
 NO_DROPOUT = {"dropout": None, "rank_dropout": None, "module_dropout": None}
 DEFAULT_CONSTRAINT = 1e-3
-EPSILON = 1e-8
 
 
 class OFTModule(AdapterModule):
@@ -36,7 +36,7 @@ class OFTModule(AdapterModule):
     def __init__(self, target, rank, alpha, multiplier, dropout):
         """rank: the number of blocks, which must divide the layer's outputs. Raises ValueError otherwise."""
         super().__init__(target, rank, alpha, multiplier, dropout)
-        out = target.layer.weight.shape[0]
+        out = target.weight_shape[0]
         if out % rank:
             raise ValueError(f"networks.oft: --network_dim {rank} blocks do not divide the {out} outputs of {target.name}")
         self.oft_blocks = nn.Parameter(torch.zeros(rank, out // rank, out // rank))
@@ -44,7 +44,7 @@ class OFTModule(AdapterModule):
     def turn(self) -> Tensor:
         """R - I of every block, (blocks, size, size) fp32; R is a rotation by Cayley's formula (I + Q) (I - Q)^-1."""
         alpha = self.scale * self.rank  # as a host number; the buffer may be on another device
-        return cayley_turn(self.oft_blocks.float(), alpha * self.org_module.weight.shape[0])
+        return cayley_turn(self.oft_blocks.float(), alpha * self.target.weight_shape[0])
 
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         """Rotating the outputs equals rotating the rows of the weight; the bias is not turned."""
@@ -60,15 +60,6 @@ class OFTModule(AdapterModule):
         weight = self.org_module.weight.to(self.oft_blocks.device, torch.float32)
         rows = weight.flatten(1).unflatten(0, (self.rank, -1))
         return torch.einsum("knm,kni->kmi", self.turn(), rows).reshape(weight.shape)
-
-
-def cayley_turn(blocks: Tensor, limit: float) -> Tensor:
-    """R - I for R = (I + Q) (I - Q)^-1, Q = blocks - blocksᵀ, with the norm of Q over all blocks held within `limit`."""
-    skew = blocks - blocks.mT
-    norm = skew.norm()
-    skew = skew * ((norm.clamp(max=limit) + EPSILON) / (norm + EPSILON))
-    eye = torch.eye(skew.shape[-1], device=skew.device)
-    return torch.linalg.solve(eye - skew, eye + skew, left=False) - eye
 
 
 def create_network(

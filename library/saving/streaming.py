@@ -69,14 +69,15 @@ def write_stream(
     placeholder = {"sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8} if hashed else {}
     ordered = dict(sorted(tensors.items(), key=lambda item: (-RANK[item[1].dtype], item[0])))
     trained = {key: value for key, value in metadata.items() if key.startswith("ss_")}
-    hashes = _Hashes(len(_header(ordered, trained)))
+    hashes = _Hashes(len(_header(ordered, trained))) if hashed else None
     with written_whole(path) as temporary, open(temporary, "r+b") as file:
         file.write(_header(ordered, metadata | placeholder))
         for name, tensor in ordered.items():
             for piece in _bytes_of(name, tensor):
                 file.write(piece)
-                hashes.update(piece)
-        if hashed:
+                if hashes is not None:
+                    hashes.update(piece)
+        if hashes is not None:
             file.seek(0)
             file.write(_header(ordered, metadata | hashes.result()))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from networks.oft import cayley_turn
+from networks.rotations import cayley_turn
 
 Parts = Mapping[str, Tensor]
 

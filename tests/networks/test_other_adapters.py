@@ -9,7 +9,7 @@ from library.saving.weights import load_tensors
 from networks.changes import kronecker
 from networks.layers import Dropout
 from networks.lokr import LoKrModule, factorization
-from networks.oft import cayley_turn
+from networks.rotations import cayley_turn
 from networks.targets import Target
 
 KINDS = {

@@ -1,6 +1,9 @@
 """Adapters merged into a model: the merged model answers as the model with the adapters attached."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,3 +121,9 @@ def test_mistakes_are_named(argv, message, run_tool, capsys):
     with pytest.raises(SystemExit) as end:
         run_tool("networks.merge_lora", *argv)
     assert end.value.code == 1 and message in capsys.readouterr().err
+
+
+def test_tools_for_files_start_without_the_model_libraries():
+    program = "import sys, networks.files.tasks, networks.files.doctor; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    assert found.stdout == "[]\n", found.stderr
