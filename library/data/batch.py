@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from library.data.images import colors
+
 SMALL = 2**19
 """Bytes up to which a tensor is copied between processes instead of shared."""
 
@@ -15,10 +17,10 @@ SMALL = 2**19
 class Batch:
     """All samples share one bucket. Either `images` or `latents` is set, never both.
 
-    images: (B, 3, H, W) in -1..1. latents: (B, C, H/8, W/8) as the VAE gave them, not yet scaled.
+    images: (B, 3, H, W), bytes until `to` makes them floats in -1..1. latents: (B, C, H/8, W/8) as the VAE gave them, not yet scaled.
     input_ids: one (B, chunks, 77) per text encoder, None when `text_states` holds cached encoder outputs.
     token_weights: one (B, 75 * chunks + 2) per text encoder, only with weighted captions.
-    loss_weights: (B,). alpha_masks: (B, H, W) in 0..1. conditioning_images: (B, 3, H, W) in -1..1.
+    loss_weights: (B,). alpha_masks: (B, H, W) in 0..1. conditioning_images: as images.
     original_sizes_hw, crop_top_lefts, target_sizes_hw: (B, 2) int64, pixels, height first.
     bucket: (width, height) in pixels. epoch (1-based) and step: what the data set went by when it built this batch.
     """
@@ -62,8 +64,12 @@ class Batch:
         return Batch(**values)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """The same batch with every tensor on `device`; dtypes stay as they are."""
-        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same batch with every tensor on `device`, and colours as floats in -1..1; other dtypes stay as they are."""
+        moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        for name in ("images", "conditioning_images"):
+            if getattr(moved, name) is not None:
+                setattr(moved, name, colors(getattr(moved, name)))
+        return moved
 
     def pin_memory(self) -> "Batch":
         """Called by the DataLoader when it pins batches for the GPU."""

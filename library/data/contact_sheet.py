@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from library.data.batch import Batch
+from library.data.fonts import font_for
+from library.data.images import colors
 
 MOST_SHOWN = 200
 THUMBNAIL = 256
@@ -107,10 +109,10 @@ def _samples(batches: Iterable[Batch]) -> Iterator[Shown]:
 def _thumbnail(batch: Batch, place: int) -> Image.Image:
     if batch.images is None:    # a --dataset_class may hand over latents
         return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "lightgray")
-    light = batch.images[place] / 2 + 0.5
+    light = colors(batch.images[place]) / 2 + 0.5
     mask = None
     if batch.conditioning_images is not None:
-        mask = batch.conditioning_images[place, 0] / 2 + 0.5
+        mask = colors(batch.conditioning_images[place, 0]) / 2 + 0.5
     elif batch.alpha_masks is not None:
         mask = batch.alpha_masks[place]
     if mask is not None:
@@ -130,12 +132,12 @@ def _figure(number: int, sample: Shown) -> str:
 
 
 def _sheet(shown: list[Shown]) -> Image.Image:
-    """All samples in rows; letters that the built-in font lacks are shown as boxes, the page has them all."""
+    """All samples in rows; letters that no font at hand has are shown as boxes, the page has them all."""
     rows = max(1, -(-len(shown) // COLUMNS))
     height = CELL + LINE * LINES + 8
     sheet = Image.new("RGB", (COLUMNS * CELL, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(LINE - 2)
+    font = font_for("".join(sample.name + sample.caption for sample in shown), LINE - 2)
     for number, sample in enumerate(shown):
         left, top = number % COLUMNS * CELL, number // COLUMNS * height
         image = sample.thumbnail.copy()

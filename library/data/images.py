@@ -89,10 +89,26 @@ def crop_image(image: np.ndarray, left: int, top: int, size: tuple[int, int]) ->
     return image[top : top + size[1], left : left + size[0]]
 
 
+def to_bytes(image: np.ndarray) -> Tensor:
+    """Colours as (3, H, W) uint8; an alpha channel is left out."""
+    return torch.from_numpy(np.ascontiguousarray(image[:, :, :3])).permute(2, 0, 1).contiguous()
+
+
+def colors(pixels: Tensor) -> Tensor:
+    """Bytes as float32 in -1..1, to the same bit on every device; floats are taken for that already.
+
+    GPUs divide by a number by multiplying with its reciprocal, which is rounded: they look the 256 values up.
+    """
+    if pixels.is_floating_point():
+        return pixels
+    if pixels.device.type == "cpu":
+        return pixels.float().div_(255).sub_(0.5).div_(0.5)
+    return colors(torch.arange(256, dtype=torch.uint8)).to(pixels.device, non_blocking=True)[pixels.int()]
+
+
 def to_tensor(image: np.ndarray) -> Tensor:
     """Colours as (3, H, W) float32 in -1..1; an alpha channel is left out."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image[:, :, :3])).permute(2, 0, 1).contiguous()
-    return pixels.float().div_(255).sub_(0.5).div_(0.5)
+    return colors(to_bytes(image))
 
 
 def alpha_tensor(image: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ from library.data.batch import Batch
 from library.data.buckets import Size
 from library.data.captions import is_dropped, process_caption
 from library.data.framing import Framing, centered, frame_in_bucket, frame_unscaled, reference_crop_box, reference_crop_top_left
-from library.data.images import alpha_tensor, load_image, resize_image, to_tensor
+from library.data.images import alpha_tensor, load_image, resize_image, to_bytes
 from library.data.latent_files import LATENT_STRIDE, CachedLatents, read_latents
 from library.data.subsets import CachedText, DatasetSettings, ImageRecord, Subset
 from library.data.text_files import read_text_states
@@ -95,7 +95,7 @@ def _from_file(record: ImageRecord, settings: DatasetSettings, flipped: bool, rn
         original = framing.original if settings.enable_bucket else framing.target
         box = reference_crop_box(framing, settings.enable_bucket)
         crop_top_left = reference_crop_top_left(box, framing.target[0], flipped)
-    sample = Sample(record, flipped, original, crop_top_left, framing.target, image=to_tensor(image))
+    sample = Sample(record, flipped, original, crop_top_left, framing.target, image=to_bytes(image))
     if subset.alpha_mask:
         sample.alpha_mask = alpha_tensor(image)
     return sample, framing
@@ -138,7 +138,7 @@ def _conditioning(record: ImageRecord, settings: DatasetSettings, framing: Frami
         image = resize_image(image, framing.target, settings.resize_interpolation)
     else:
         image = framing.apply(image, interpolation_of(record, settings))
-    return to_tensor(flip_image(image) if flipped else image)
+    return to_bytes(flip_image(image) if flipped else image)
 
 
 def _add_text(sample: Sample, moment: Moment, strict_compat: bool) -> None:

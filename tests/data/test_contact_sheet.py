@@ -2,10 +2,13 @@
 
 import html
 import re
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from library.data import fonts
 from library.data.contact_sheet import write_contact_sheet
 from library.data.loader import BatchLoader
 from library.data.subsets import Subset
@@ -41,8 +44,24 @@ def test_the_picture_is_the_one_trained_on_and_dark_where_a_mask_hides_it(tmp_pa
     batch = group[1, 0, 0]
     write_contact_sheet([batch], 1, "", tmp_path / "sheet")
     shown = np.asarray(Image.open(tmp_path / "sheet/thumbnails/0001.png")) / 255
-    light = (batch.images[0] / 2 + 0.5) * (0.3 + 0.7 * batch.alpha_masks[0])
+    light = (batch.images[0] / 255) * (0.3 + 0.7 * batch.alpha_masks[0])
     assert np.abs(shown - light.permute(1, 2, 0).numpy()).max() < 0.01
+
+
+@pytest.mark.parametrize(("caption", "names", "chosen"), [
+    ("a cat", ["msgothic.ttc"], None), ("\u732b", ["arial.ttf", "msgothic.txt"], None),
+    ("\u732b", ["simsun.ttc", "MSGothic.TTC"], "MSGothic.TTC"),
+])  # fmt: skip
+def test_east_asian_captions_take_a_font_of_the_system_if_it_has_one(caption, names, chosen, tmp_path, monkeypatch):
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(fonts, "_font_folders", lambda: [tmp_path])
+    monkeypatch.setattr(fonts.ImageFont, "load_default", lambda size: None)
+    monkeypatch.setattr(fonts.ImageFont, "truetype", lambda path, size: Path(path).name)
+    fonts._east_asian.cache_clear()
+    found = fonts.font_for(caption, 11)
+    fonts._east_asian.cache_clear()
+    assert found == chosen
 
 
 def test_no_more_is_built_than_is_shown(tmp_path):

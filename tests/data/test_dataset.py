@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from library.data.images import load_image, to_tensor
+from library.data.images import load_image, to_bytes
 from library.data.subsets import Subset
 from tests.data.scenes import dataset, paint, painted_group, record
 
@@ -39,7 +39,7 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path):
 def test_an_uncropped_image_arrives_as_it_is(tmp_path):
     path = paint(tmp_path / "a.png")
     batch = one_batch([record(path, Subset())])
-    torch.testing.assert_close(batch.images[0], to_tensor(load_image(path)))
+    torch.testing.assert_close(batch.images[0], to_bytes(load_image(path)))
     assert (batch.captions, batch.crop_top_lefts.tolist()) == (["a picture, a, red, green, blue"], [[0, 0]])
 
 
@@ -64,7 +64,7 @@ def test_a_flipped_image_takes_its_mask_along(tmp_path, monkeypatch):
     monkeypatch.setattr("library.data.augment.FLIP_CHANCE", 1.0)
     batch = one_batch([record(path, Subset(alpha_mask=True, flip_aug=True))])
     image = load_image(path, with_alpha=True)
-    torch.testing.assert_close(batch.images[0].flip(-1), to_tensor(image))
+    torch.testing.assert_close(batch.images[0].flip(-1), to_bytes(image))
     torch.testing.assert_close(batch.alpha_masks[0].flip(-1).numpy(), image[:, :, 3].astype(np.float32) / 255)
 
 

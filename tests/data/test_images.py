@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from library.data.folders import image_extensions
-from library.data.images import BadImage, alpha_tensor, load_image, resize_image, to_tensor
+from library.data.images import BadImage, alpha_tensor, colors, load_image, resize_image, to_tensor
 from library.data.sizes import probe_sizes
 from tests.data.scenes import paint
 
@@ -138,6 +138,20 @@ def test_pixels_become_minus_one_to_one(image):
     pixels = to_tensor(image)
     assert pixels.shape == (3, 40, 60)
     assert pixels[:, 0, :2].tolist() == [[-1, 1]] * 3
+
+
+def test_bytes_become_the_colours_of_torchvisions_functions_to_the_bit():
+    every = torch.arange(256, dtype=torch.uint8)
+    scaled = every.float() / 255  # ToTensor, then Normalize([0.5], [0.5])
+    assert torch.equal(colors(every), (scaled - 0.5) / 0.5)
+    assert colors(scaled) is scaled
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_colours_are_the_same_on_a_gpu():
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(colors(every.cuda()).cpu(), colors(every))
 
 
 def test_an_image_without_alpha_has_a_mask_of_ones(image):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from library.data.images import colors
 from library.data.latent_cache import cache_latents
 from library.data.latent_files import read_latents
 from library.data.subsets import Subset
@@ -76,7 +77,7 @@ def test_training_on_cached_latents_gives_what_was_encoded(tmp_path, options):
     cache_latents(group, Encoder(), **options)
     plain, cached = painted_group(tmp_path, 3, batch_size=3)[1, 0, 0], group[1, 0, 0]
     assert cached.images is None and cached.image_keys == plain.image_keys
-    torch.testing.assert_close(cached.latents[:, :3], torch.nn.functional.avg_pool2d(plain.images, 8))
+    torch.testing.assert_close(cached.latents[:, :3], torch.nn.functional.avg_pool2d(colors(plain.images), 8))
     for name in ("original_sizes_hw", "crop_top_lefts", "target_sizes_hw"):
         assert torch.equal(getattr(cached, name), getattr(plain, name))
 
