@@ -45,8 +45,7 @@ class DeltaModule(AdapterModule):
         p = self.dropout.rank
         if not p or not self.training:
             return change
-        weight = self.org_module.weight
-        keep = torch.rand(weight.shape[0], device=weight.device) > p
+        keep = torch.rand(self.target.weight_shape[0], device=next(self.parameters()).device) > p
         return change.scaled(outputs=keep.float() / (1 - p))
 
 

@@ -33,7 +33,7 @@ class DyLoRAModule(AdapterModule):
     def __init__(self, target, rank, alpha, multiplier, dropout, *, unit: int = 1):
         super().__init__(target, rank, alpha, multiplier, dropout)
         self.unit = unit
-        rows, columns = target.layer.weight.flatten(1).shape[1], target.layer.weight.shape[0]
+        rows, columns = math.prod(target.weight_shape[1:]), target.weight_shape[0]
         self.lora_A = nn.ParameterList([torch.empty(1, rows) for _ in range(rank)])
         self.lora_B = nn.ParameterList([torch.zeros(columns, 1) for _ in range(rank)])
         for row in self.lora_A:
@@ -58,7 +58,7 @@ class DyLoRAModule(AdapterModule):
         return [*self.lora_A, *self.lora_B], 0.5
 
     def _low_rank(self, rows: list[Tensor], columns: list[Tensor]) -> LowRank:
-        return LowRank(torch.cat(rows).view(self.rank, *self.org_module.weight.shape[1:]), torch.cat(columns, dim=1))
+        return LowRank(torch.cat(rows).view(self.rank, *self.target.weight_shape[1:]), torch.cat(columns, dim=1))
 
     def kernels(self, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         """The matrices down (rank, inputs) and up (out, rank) in the layer's own kind of weight."""

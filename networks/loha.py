@@ -8,6 +8,7 @@ Keys in the file, as LyCORIS reads them: `hada_w1_a`, `hada_w1_b`, `hada_w2_a`, 
 also `hada_t1`, `hada_t2`; `alpha`.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -33,13 +34,13 @@ class LoHaModule(DeltaModule):
     def __init__(self, target, rank, alpha, multiplier, dropout, *, use_tucker: bool = False):
         """use_tucker: a layer with a kernel shares it in cores t (rank, rank, kh, kw) instead of flattening it."""
         super().__init__(target, rank, alpha, multiplier, dropout)
-        weight = target.layer.weight
+        out, *columns = target.weight_shape
         self.tucker = use_tucker and target.is_spatial
-        out, rest = weight.shape[0], weight.shape[1] if self.tucker else weight[0].numel()
+        rest = columns[0] if self.tucker else math.prod(columns)
         left = (rank, out) if self.tucker else (out, rank)
         if self.tucker:
-            self.hada_t1 = _normal((rank, rank, *weight.shape[2:]), 0.1)
-            self.hada_t2 = _normal((rank, rank, *weight.shape[2:]), 0.1)
+            self.hada_t1 = _normal((rank, rank, *columns[1:]), 0.1)
+            self.hada_t2 = _normal((rank, rank, *columns[1:]), 0.1)
             self.hada_w1_b = _normal((rank, rest), 1)
             self.hada_w1_a = nn.Parameter(torch.zeros(left))
             self.hada_w2_b = _normal((rank, rest), 1)
@@ -60,7 +61,7 @@ class LoHaModule(DeltaModule):
         first, second = [self.hada_w1_a, self.hada_w1_b], [self.hada_w2_a, self.hada_w2_b]
         if self.tucker:
             first, second = [*first, self.hada_t1], [*second, self.hada_t2]
-        return Hadamard(tuple(first), tuple(second), tuple(self.org_module.weight.shape))
+        return Hadamard(tuple(first), tuple(second), self.target.weight_shape)
 
 
 def _normal(shape: tuple[int, ...], std: float) -> nn.Parameter:

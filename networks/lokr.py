@@ -41,9 +41,9 @@ class LoKrModule(DeltaModule):
 
     def __init__(self, target, rank, alpha, multiplier, dropout, *, split: tuple[int, int], use_tucker: bool = False):
         """split: the shape of w1, out_l and in_m. With w2 whole, alpha is forced to the rank: the scale is 1."""
-        weight = target.layer.weight
-        (out_l, in_m), kernel = split, tuple(weight.shape[2:]) if target.is_spatial else ()
-        out_k, in_n = weight.shape[0] // out_l, weight.shape[1] // in_m
+        out, in_channels, *kernel = target.weight_shape
+        (out_l, in_m), kernel = split, kernel if target.is_spatial else ()
+        out_k, in_n = out // out_l, in_channels // in_m
         whole = rank >= max(out_k, in_n) / 2
         super().__init__(target, rank, float(rank) if whole else alpha, multiplier, dropout)
         self.whole, self.tucker = whole, use_tucker and bool(kernel)
@@ -60,10 +60,9 @@ class LoKrModule(DeltaModule):
             self.lokr_w2_b = nn.Parameter(torch.zeros(rank, in_n * math.prod(kernel)))
 
     def change(self) -> Kronecker:
-        weight = self.org_module.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        with torch.autocast(self.lokr_w1.device.type, enabled=False):
             w2 = self._w2()
-        return Kronecker(self.lokr_w1, w2.view(*w2.shape, *[1] * (weight.dim() - w2.dim())))
+        return Kronecker(self.lokr_w1, w2.view(*w2.shape, *[1] * (len(self.target.weight_shape) - w2.dim())))
 
     def _w2(self) -> Tensor:
         if self.whole:
@@ -89,7 +88,7 @@ def create_network(
     factor = options["factor"] or -1
 
     def make(target: Target, *rest):
-        out, in_channels = target.layer.weight.shape[:2]
+        out, in_channels = target.weight_shape[:2]
         split = factorization(out, factor)[0], factorization(in_channels, factor)[0]
         return LoKrModule(target, *rest, split=split, use_tucker=bool(options["use_tucker"]))
 

@@ -36,6 +36,14 @@ class Target:
         """Whether the layer is a convolution that mixes neighbouring pixels (such layers take conv_dim)."""
         return isinstance(self.layer, nn.Conv2d) and tuple(self.layer.kernel_size) != (1, 1)
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(out, in, ...) of the layer's weight, which is not asked for: one kept in 8 bit is made in full for whoever asks."""
+        layer = self.layer
+        if isinstance(layer, nn.Linear):
+            return layer.out_features, layer.in_features
+        return layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size
+
 
 def is_sdxl(unet: nn.Module) -> bool:
     """SDXL U-Nets are told by their conditioning on pooled text and image size."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from library.models.stored_weights import StoredWeight, store_weights
 from networks.max_norm import change_norms
 from tests.networks.kinds import LAYERS, MAKERS, adapter, layer_and_input
 
@@ -91,3 +92,19 @@ def test_the_norm_is_that_of_the_change_and_scales_with_its_factors(kind):
     parameters, power = module.factor_shares()
     torch._foreach_mul_([parameter.data for parameter in parameters], 0.5**power)
     torch.testing.assert_close(module.scale * module.change().dense(), change / 2)
+
+
+@pytest.mark.parametrize("place", ["linear", "conv3x3"])
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if "dora" not in kind])
+def test_a_weight_kept_in_8_bit_is_made_in_full_for_the_layer_alone(kind, place, monkeypatch):
+    layer, x = layer_and_input(place)
+    holder = torch.nn.Sequential(layer)
+    store_weights(holder, lambda weight: weight.in_8_bit(scaled=True))
+    made = []
+    full = StoredWeight.full
+    monkeypatch.setattr(StoredWeight, "full", lambda stored, device: made.append(1) or full(stored, device))
+    module = adapter(kind, layer)
+    module.apply_to()
+    assert not made
+    layer(x)
+    assert len(made) == 1
