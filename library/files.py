@@ -1,11 +1,20 @@
 """Writing files and folders so that a reader, or a kill at any moment, only ever sees whole ones."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.tmp|unfinished|going)")
+"""The temporary names used here, around the name that file or folder was to get."""
+ANOTHER_RUNS = 3600.0
+"""Seconds for which an unfinished file may still belong to another program that is writing it."""
+WAITING = ".whole"
+"""The ending of `replacement` names."""
 
 
 @contextmanager
@@ -46,6 +55,12 @@ def unfinished_folder(path: str | Path) -> Path:
     return path.with_name(f".{path.name}.unfinished")
 
 
+def replacement(path: str | Path) -> Path:
+    """Where a whole folder waits, for a moment, for the name `path` that an older one has. What a kill left there is whole."""
+    path = Path(path)
+    return path.with_name(f".{path.name}{WAITING}")
+
+
 def begin_folder(path: str | Path) -> Path:
     """Makes the empty `unfinished_folder(path)`, without what a killed run left there."""
     unfinished = unfinished_folder(path)
@@ -61,11 +76,17 @@ def finish_folder(path: str | Path) -> None:
         with open(file, "rb+") as content:
             os.fsync(content.fileno())
     _sync_names(unfinished)
-    before = _put_aside(path)
-    os.replace(unfinished, path)
-    _sync_names(path.parent)
-    if before is not None:
+    whole = replacement(path)
+    _remove_by_name(whole, path)
+    if path.exists():
+        os.replace(unfinished, whole)
+        before = _put_aside(path, path)
+        os.replace(whole, path)
+        _sync_names(path.parent)
         shutil.rmtree(before)
+    else:
+        os.replace(unfinished, path)
+        _sync_names(path.parent)
 
 
 def abandon_folder(path: str | Path) -> None:
@@ -75,18 +96,43 @@ def abandon_folder(path: str | Path) -> None:
 
 def remove_folder(path: str | Path) -> None:
     """Removes a folder; its name goes first, so that a kill never leaves half of it under that name. None there is no error."""
-    aside = _put_aside(Path(path))
+    _remove_by_name(Path(path), Path(path))
+
+
+def remove_leftovers(folder: str | Path, belongs: Callable[[str], bool], older_than: float = 0) -> int:
+    """Removes what killed runs left in `folder` on the way to names for which `belongs` is true; returns how many files and folders.
+
+    older_than: seconds; what changed later than that may be in the hands of another program. Whole replacements stay.
+    """
+    removed = 0
+    for entry in os.scandir(folder) if Path(folder).is_dir() else ():
+        found = LEFTOVER.fullmatch(entry.name)
+        if not found or not belongs(found["name"]):
+            continue
+        try:
+            if entry.stat(follow_symlinks=False).st_mtime > time.time() - older_than:
+                continue
+            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+        except OSError:  # another process was faster, or it is not ours to remove
+            continue
+        removed += 1
+    return removed
+
+
+def _remove_by_name(folder: Path, path: Path) -> None:
+    """Removes a folder that belongs to the name `path`, so that it loses its name before its first file."""
+    aside = _put_aside(folder, path)
     if aside is not None:
         shutil.rmtree(aside)
 
 
-def _put_aside(path: Path) -> Path | None:
-    """Gives what is at `path` a hidden name beside it and returns that, None if nothing is there."""
-    if not path.exists():
+def _put_aside(folder: Path, path: Path) -> Path | None:
+    """Gives `folder` the hidden name of what is going from `path`, and returns that, None if there is no such folder."""
+    if not folder.exists():
         return None
     aside = path.with_name(f".{path.name}.going")
     shutil.rmtree(aside, ignore_errors=True)
-    os.replace(path, aside)
+    os.replace(folder, aside)
     return aside
 
 

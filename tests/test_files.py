@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from library.files import begin_folder, finish_folder, remove_folder
+from library.files import begin_folder, finish_folder, remove_folder, remove_leftovers, replacement, written_whole
 
 
 class Killed(BaseException):
@@ -26,13 +26,14 @@ def test_what_a_killed_run_left_is_not_taken_over(tmp_path):
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("moment", [1, 2])
+@pytest.mark.parametrize("moment", [1, 2, 3])
 def test_a_kill_between_two_renames_loses_no_state(tmp_path, monkeypatch, moment):
     for text in ("old", "new"):
         (begin_folder(tmp_path / "state") / "file").write_text(text)
         if text == "old":
             finish_folder(tmp_path / "state")
     renames, rename = [], os.replace
+    assert not replacement(tmp_path / "state").exists()
 
     def killed(*paths):
         renames.append(paths)
@@ -44,8 +45,22 @@ def test_a_kill_between_two_renames_loses_no_state(tmp_path, monkeypatch, moment
     with pytest.raises(Killed):
         finish_folder(tmp_path / "state")
     assert {path.read_text() for path in tmp_path.rglob("file")} == {"old", "new"}
+    assert (tmp_path / "state").exists() or (replacement(tmp_path / "state") / "file").read_text() == "new"
 
 
 def test_to_remove_what_is_not_there_is_no_error(tmp_path):
     remove_folder(tmp_path / "state")
     assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_a_kill_go_and_what_may_be_in_use_stays(tmp_path):
+    unfinished = begin_folder(tmp_path / "lora-state")
+    (unfinished / "file").write_text("")
+    for name in ("lora.safetensors", "other.safetensors"):
+        with pytest.raises(Killed), written_whole(tmp_path / name) as temporary:
+            kept = temporary.rename(tmp_path / f".{name}.abcd_123.tmp")
+            raise Killed
+    (tmp_path / ".lora.tmp").write_text("another program's")
+    assert remove_leftovers(tmp_path, lambda name: name.startswith("lora"), older_than=60) == 0
+    assert remove_leftovers(tmp_path, lambda name: name.startswith("lora")) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, ".lora.tmp"}

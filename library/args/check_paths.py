@@ -104,8 +104,9 @@ def dataset_problems(args: Namespace, script: str) -> Iterator[str]:
 
 
 def resume_problems(args: Namespace, script: str) -> Iterator[str]:
-    if args.resume is not None and not args.resume_from_huggingface and not Path(args.resume).is_dir():
-        yield f"--resume {args.resume}: there is no such folder; it takes a folder whose name ends in -state"
+    if args.resume in (None, "newest") or args.resume_from_huggingface or Path(args.resume).is_dir():
+        return
+    yield f"--resume {args.resume}: there is no such folder; it takes a folder whose name ends in -state, or the word newest"
 
 
 def hub_problems(args: Namespace, script: str) -> Iterator[str]:

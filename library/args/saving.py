@@ -95,5 +95,6 @@ def _add_states(group) -> None:
         type=str,
         default=None,
         metavar="FOLDER",
-        help="state folder of an earlier run to go on from, exactly where it stood (default: start anew)",
+        help="state folder of an earlier run to go on from, exactly where it stood; 'newest' takes the last whole one that a run of this"
+        " --output_name saved in --output_dir, or begins at step 0 where there is none (default: start anew)",
     )

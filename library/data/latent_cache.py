@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from library.data.buckets import Size, fit_inside_crop
-from library.data.cache_report import log_stale
+from library.data.cache_report import clear_leftovers, log_stale
 from library.data.dataset import ImageDataset
 from library.data.framing import centered
 from library.data.group import DatasetGroup
@@ -128,7 +128,9 @@ def _files_to_make(jobs: list[_Job], names: _Names, suffix: str, skip_check: boo
         return [job for job in own if not job.path.exists()]
     reasons = map_in_threads(lambda job: why_stale(job.path, job.wanted), own)
     log_stale("latent cache files", [(reason, job.path) for reason, job in zip(reasons, own, strict=True) if reason])
-    return [job for reason, job in zip(reasons, own, strict=True) if reason]
+    missing = [job for reason, job in zip(reasons, own, strict=True) if reason]
+    clear_leftovers({job.path.parent for job in missing}, suffix)
+    return missing
 
 
 def _encode_all(

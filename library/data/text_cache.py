@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from library.data.cache_report import log_stale
+from library.data.cache_report import clear_leftovers, log_stale
 from library.data.caption_variants import caption_variants, drops_captions
 from library.data.group import DatasetGroup, subset_name
 from library.data.subsets import CachedText, ImageRecord
@@ -127,7 +127,9 @@ def _files_to_make(records: list[ImageRecord], names: _Names, files: TextFiles, 
         return [job for job in own if not job.path.exists()]
     reasons = map_in_threads(_why_stale, own)
     log_stale("text cache files", [(reason, job.path) for reason, job in zip(reasons, own, strict=True) if reason])
-    return [job for reason, job in zip(reasons, own, strict=True) if reason]
+    missing = [job for reason, job in zip(reasons, own, strict=True) if reason]
+    clear_leftovers({job.path.parent for job in missing}, files.suffix)
+    return missing
 
 
 def _why_stale(job: _Job) -> str | None:

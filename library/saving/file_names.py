@@ -3,6 +3,8 @@
 Epochs and steps count from 1. A name here has no ending: .safetensors (or .ckpt, .pt) follows for a network, `-state` for a state folder.
 """
 
+import re
+
 STATE_ENDING = "-state"
 
 
@@ -24,6 +26,12 @@ def final_name(output_name: str | None) -> str:
 def state_name(name: str) -> str:
     """The folder of the training state saved together with `name`."""
     return name + STATE_ENDING
+
+
+def is_of_run(name: str, output_name: str | None) -> bool:
+    """Whether a run of this --output_name would write a file or state folder of this name, whatever its ending."""
+    final, epoch, step = (re.escape(stem) for stem in (final_name(output_name), output_name or "epoch", output_name or "at"))
+    return re.fullmatch(rf"(?:{final}|{epoch}-\d{{6}}|{step}-step\d{{8}})(?:{STATE_ENDING}|\.\w+)", name) is not None
 
 
 def epoch_save_due(epoch: int, every: int | None, num_epochs: int) -> bool:

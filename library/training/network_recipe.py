@@ -84,6 +84,8 @@ class Run:
 
     def batches(self, epoch: int, global_step: int) -> Iterator[tuple[int, Batch]]:
         """The batches of an epoch with their places in it, from 0; of the first one only those that are not done yet."""
+        if global_step >= self.total_steps:
+            return iter(())
         done = self.start.batches_done if epoch == self.start.epoch else 0
         first_step = global_step if self.strict_compat else global_step - done // self.accumulation
         return enumerate(self.loader.epoch(epoch, first_step=first_step, skip=done), done)
@@ -155,10 +157,12 @@ def prepare(args: Namespace, family: Family) -> Run:
 def train(run: Run) -> None:
     """Runs all epochs and saves the finished network."""
     run.open_trackers()
+    run.saves.at_start()
     global_step = run.start.global_step
     reporter = trackers.Reporter(run.accelerator, total_steps=run.plan.total_steps, steps_done=global_step, losses=run.losses)
     with run.optimization.evaluating():
         run.previews.at_start(global_step)
+    here = run.start
     for epoch in range(run.start.epoch, run.plan.num_epochs + 1):
         reporter.start_epoch(epoch, run.plan.num_epochs)
         run.optimization.hooks.epoch_start()
@@ -183,7 +187,7 @@ def train(run: Run) -> None:
                     run.previews.after_step(global_step, epoch)
                     run.saves.after_step(global_step, epoch)
                     run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
-                here = Position(epoch, place + 1, global_step)
+                here = Position(epoch, place + 1, global_step, ended=False)
                 run.states.after_step(here, reporter.settled_losses)
                 if run.stop:
                     leave(run, reporter, here)
@@ -194,8 +198,10 @@ def train(run: Run) -> None:
             reporter.end_epoch(epoch, global_step)
             run.saves.after_epoch(epoch, global_step)
             run.previews.after_epoch(epoch, global_step)
+        here = replace(here, ended=True)
         run.states.after_epoch(here, reporter.settled_losses)
-    run.states.at_end(here, reporter.settled_losses)
+    if here is not run.start:
+        run.states.at_end(here, reporter.settled_losses)
     reporter.close()
     run.optimization.guard.finish()
     run.accelerator.end_training()

@@ -7,11 +7,15 @@ from library.training.plan import Plan
 
 @dataclass(frozen=True)
 class Position:
-    """epoch: the one going on, from 1. batches_done: of that epoch, in this process. global_step: optimizer updates done."""
+    """epoch: the one going on, from 1. batches_done: of that epoch, in this process. global_step: optimizer updates done.
+
+    ended: once all batches are done, whether the epoch's saves, previews and validation are done too.
+    """
 
     epoch: int = 1
     batches_done: int = 0
     global_step: int = 0
+    ended: bool = True
 
 
 def after_steps(steps: int, plan: Plan, accumulation: int) -> Position:
@@ -21,8 +25,8 @@ def after_steps(steps: int, plan: Plan, accumulation: int) -> Position:
 
 
 def next_epoch_if_done(position: Position, batches: int) -> Position:
-    """The same position, but the end of an epoch is the beginning of the next one. batches: to an epoch, in this process."""
-    if position.batches_done < batches:
+    """The same position, but an epoch that has ended is the beginning of the next one. batches: to an epoch, in this process."""
+    if position.batches_done < batches or not position.ended:
         return position
     return Position(position.epoch + 1, 0, position.global_step)
 

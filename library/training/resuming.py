@@ -8,7 +8,7 @@ import logging
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from library.saving.hub_folder import HubFolder
 from library.saving.state import RunRecord
 from library.training.loss_average import LossAverage
 from library.training.misfits import check_network, check_optimizer, check_record, check_schedule
+from library.training.newest_state import NEWEST, newest_state
 from library.training.optimization import Optimization
 from library.training.plan import Plan
 from library.training.positions import Position, after_steps, next_epoch_if_done, reference_start
@@ -53,7 +54,12 @@ def saved_run(args: Namespace, model: str) -> SavedRun | None:
     """
     if not args.resume:
         return None
-    folder = HubFolder.of(args.resume).fetch(args.huggingface_token) if args.resume_from_huggingface else Path(args.resume)
+    if args.resume_from_huggingface:
+        folder = HubFolder.of(args.resume).fetch(args.huggingface_token)
+    else:
+        folder = newest_state(Path(args.output_dir), args.output_name) if args.resume == NEWEST else Path(args.resume)
+    if folder is None:
+        return None
     try:
         state.check_whole(folder)
         record = None if args.strict_compat else state.read_record(folder)
@@ -96,19 +102,23 @@ def start_position(args: Namespace, saved: SavedRun | None, plan: Plan, processe
     """Where the run begins. Raises ValueError if nothing is left to train from there."""
     accumulation, batches = args.gradient_accumulation_steps, ceil(plan.batches_per_epoch / processes)
     steps, source = _steps_done(args, saved, plan, ceil(batches / processes / accumulation))
-    if steps >= plan.total_steps:
+    if steps >= plan.total_steps and not (source == "--resume" and args.resume == NEWEST):
         raise ValueError(_nothing_left(args, source, steps, plan.total_steps))
     if args.strict_compat:
         start = reference_start(steps, plan, batches=batches, accumulation=accumulation, skip=args.skip_until_initial_step)
     elif source == "--resume" and saved.record and _same_data(saved, plan, processes):
-        start = Position(saved.record.epoch, saved.record.batches_done, saved.record.global_step)
+        record = saved.record
+        start = Position(record.epoch, record.batches_done, record.global_step, record.epoch_ended)
     else:
         start = after_steps(steps, plan, accumulation)
     start = next_epoch_if_done(start, batches)
-    if start.epoch > plan.num_epochs:
+    if steps >= plan.total_steps and start.ended:
+        start = replace(start, epoch=plan.num_epochs + 1)
+    elif start.epoch > plan.num_epochs:
         raise ValueError(_nothing_left(args, source, steps, plan.total_steps))
     if source:
-        logger.info("%s: going on in epoch %d of %d, %d steps done", source, start.epoch, plan.num_epochs, start.global_step)
+        epoch = min(start.epoch, plan.num_epochs)
+        logger.info("%s: going on in epoch %d of %d, %d steps done", source, epoch, plan.num_epochs, start.global_step)
     return start
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from library.files import ANOTHER_RUNS, remove_leftovers
 from library.saving import file_names
 from library.saving.hub import HubUpload
 
@@ -56,6 +57,16 @@ class SavePoints:
         self._step_save_epoch_offset = 1 if strict_compat else 0
         self.saved: dict[int, Path] = {}
         """Global step -> the newest file saved there, as long as it is kept."""
+
+    def at_start(self) -> None:
+        """Removes what a killed run of this name left half written."""
+        if not self._enabled:
+            return
+        folder, name = self.settings.output_dir, self.settings.output_name
+        removed = remove_leftovers(folder, lambda left: file_names.is_of_run(left, name))
+        removed += remove_leftovers(folder / "sample", lambda left: True, older_than=ANOTHER_RUNS)
+        if removed:
+            logger.info("unfinished files of a run that was killed are removed from %s: %d", folder, removed)
 
     def after_step(self, global_step: int, epoch: int) -> None:
         """epoch: the one that is going on, 1-based."""

@@ -1,6 +1,7 @@
 """Gathers the training state of a run and writes it as one folder, whole or not at all."""
 
 import json
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def state_writer(
             optimizer=optimizing.built.class_name,
             losses=losses.state(),
             options=deciding_options(args),
+            epoch_ended=position.ended,
+            saved_at=time.time(),
         )
 
     def fill(folder: Path, position: Position, losses: LossAverage) -> None:

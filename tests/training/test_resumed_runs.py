@@ -41,8 +41,8 @@ def trained(tiny_models, tmp_path_factory):
         for ending in (".png", ".txt"):
             shutil.copyfile(GOLDEN / "dataset" / "train" / "3_sks thing" / (name + ending), data / (name + ending))
 
-    def run(options: str, resume: Path | None = None) -> Path:
-        out = root / f"out{len(list(root.iterdir()))}"
+    def run(options: str, resume: Path | str | None = None, out: Path | None = None) -> Path:
+        out = out or root / f"out{len(list(root.iterdir()))}"
         words = ["--pretrained_model_name_or_path", tiny_models("sd1"), "--train_data_dir", data.parent, "--output_dir", out]
         words += ["--output_name", "lora", *options.split(), *(["--resume", resume] if resume else [])]
         args, family = read_command_line("sd", [str(word) for word in words])
@@ -94,6 +94,25 @@ def test_from_the_middle_of_an_epoch(resumed, whole):
 
 def test_a_second_time_from_the_end_of_an_epoch(trained, resumed, whole):
     assert_same_end(trained(HARD, resumed / "lora-000002-state"), whole)
+
+
+def test_newest_takes_up_a_run_that_was_cut_off_before_the_end_of_its_epoch(trained, whole):
+    """The state after step 4, the last of epoch 2, says that the epoch's own save is still to come."""
+    record = read_record(whole / "lora-step00000003-state")
+    assert not record.epoch_ended and read_record(whole / "lora-000002-state").epoch_ended
+    cut_off = trained(HARD.replace("--save_every_n_steps 3", "--save_every_n_steps 2"))
+    for name in ("lora.safetensors", "lora-state", "lora-000002.safetensors", "lora-000002-state"):
+        path = cut_off / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    trained(HARD, "newest", cut_off)
+    assert_same_end(cut_off, whole)
+    assert (cut_off / "lora-000002.safetensors").exists()
+
+
+def test_newest_of_a_finished_run_writes_the_network_that_is_missing(trained, resumed, whole):
+    (resumed / "lora.safetensors").unlink()
+    trained(HARD, "newest", resumed)
+    assert_same_end(resumed, whole)
 
 
 def test_schedule_free_with_cached_latents_and_a_seed_that_was_not_given(trained):
