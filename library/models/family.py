@@ -3,7 +3,7 @@
 A new family is a new class with the same names; the recipe never asks which one it has.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,8 +81,11 @@ class Family(Protocol):
     def objective(self, zero_terminal_snr: bool) -> DDPM:
         """The diffusion process the model was trained with, its tables on the CPU."""
 
-    def encode_images(self, vae: nn.Module, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in -1..1 -> latents (B, C, H/stride, W/stride), sampled, contiguous, not yet scaled."""
+    def encode_images(self, vae: nn.Module, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> latents (B, C, H/stride, W/stride), sampled, contiguous, not yet scaled.
+
+        seeds: one for each image, from which alone its sample is drawn; None draws them from torch's generator.
+        """
 
     def tokenize(self, captions: list[str]) -> list[Tensor]:
         """One (B, chunks, 77) int64 per text encoder."""

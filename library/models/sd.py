@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -158,8 +158,8 @@ class SD:
 
     # --- images ---
 
-    def encode_images(self, vae_model: nn.Module, pixels: Tensor) -> Tensor:
-        return vae.encode_images(vae_model, pixels)
+    def encode_images(self, vae_model: nn.Module, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        return vae.encode_images(vae_model, pixels, seeds)
 
     def predict(
         self, unet: nn.Module, noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], sizes: dict[str, Tensor]

@@ -1,6 +1,6 @@
 """Stable Diffusion XL: two text encoders, and a U-Net that is told the sizes of images."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -166,8 +166,8 @@ class SDXL:
 
     # --- images ---
 
-    def encode_images(self, vae_model: nn.Module, pixels: Tensor) -> Tensor:
-        return vae.encode_images(vae_model, pixels)
+    def encode_images(self, vae_model: nn.Module, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        return vae.encode_images(vae_model, pixels, seeds)
 
     def predict(
         self, unet: nn.Module, noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], sizes: dict[str, Tensor]

@@ -1,6 +1,7 @@
 """The VAE: read from wherever --vae points, and from images to latents."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,10 +91,12 @@ def _external_folder(path: str, dtype: torch.dtype, device: torch.device | str) 
     raise ValueError(f"--vae {failures[0]}") from failures[0]
 
 
-def encode_images(vae: nn.Module, pixels: Tensor) -> Tensor:
+def encode_images(vae: nn.Module, pixels: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
     """(B, 3, H, W) in -1..1 -> latents (B, C, H/8, W/8), a sample of the posterior, not yet scaled.
 
+    seeds: one for each image, from which alone its sample is drawn; None draws them from torch's generator.
     They are contiguous: of a batch the VAE returns channels-last strides on the CPU, and noise drawn in the likeness of
     those would come in another order.
     """
-    return vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample().contiguous()
+    generators = None if seeds is None else [torch.Generator().manual_seed(seed) for seed in seeds]
+    return vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.sample(generators).contiguous()

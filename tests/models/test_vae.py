@@ -89,3 +89,15 @@ def test_latents_of_a_batch_are_contiguous_samples_of_the_posterior(layouts):
     one_by_one = torch.cat([family.encode_images(vae, pixel[None]) for pixel in pixels])
     assert latents.is_contiguous() and latents.shape == (3, 4, 8, 6)
     torch.testing.assert_close(latents, one_by_one, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_with_seeds_the_sample_of_an_image_depends_on_its_seed_alone(layouts):
+    family = FAMILIES["sd1"]
+    vae = family.load(str(layouts("sd1").folder)).vae
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    before = torch.get_rng_state()
+    together = family.encode_images(vae, pixels, [1, 2])
+    alone = family.encode_images(vae, pixels[1:], [2])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), before)
