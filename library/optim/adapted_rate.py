@@ -4,6 +4,9 @@ Such an optimizer multiplies its own estimate d by the rate of the schedule. d n
 a run, so a restart of the schedule begins with the d of long ago. That is worth knowing, and worth one line in a run.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 GROWTH = 1.01  # d has grown when it is more than this times what it was
 RECOVERY = 1.5  # the schedule recovers when its rate is this many times its lowest since d has stood still
 
@@ -17,6 +20,13 @@ class SettledRate:
         self._steps = 0
         self._lowest = float("inf")
         self._told = False
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from; plain numbers."""
+        return {"d": self._d, "steps": self._steps, "lowest": self._lowest, "told": self._told}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._d, self._steps, self._lowest, self._told = (state[name] for name in ("d", "steps", "lowest", "told"))
 
     def notice(self, d: float, rate: float) -> str | None:
         """To be called after each optimizer step with its d and the schedule's rate; the text to show, once in a run."""

@@ -45,6 +45,7 @@ class RunRecord:
 
     epoch: the one it stood in, from 1; batches_done: of that epoch, in each process. batches_per_epoch: of all processes together.
     dataset_seed: what the order of the data comes from. losses: memory of the loss average. options: those that decide what is learned.
+    memory: what parts of the run remember, by their names: counters, statistics, results; plain values.
     epoch_ended: whether what follows the last batch of an epoch was done too. saved_at: seconds since 1970, 0 in older states.
     """
 
@@ -60,6 +61,7 @@ class RunRecord:
     optimizer: str
     losses: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     epoch_ended: bool = True
     saved_at: float = field(default=0.0, compare=False)
 

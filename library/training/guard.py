@@ -6,8 +6,9 @@ ones), nothing is read before the next update; others need one read per update.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +60,10 @@ class NanGuard:
         self._steps: list[MicroStep] = []
         self._pending: _Verdict | None = None
         self._snapshot: Snapshot | None = None
+        self._global_step = 0
         self.in_a_row = 0
         self.skipped = 0
+        self.rollbacks = 0
 
     @property
     def active(self) -> bool:
@@ -79,6 +82,7 @@ class NanGuard:
         """
         if not self.active:
             return False
+        self._global_step = global_step
         if self._snapshot is None:
             self._snapshot = Snapshot(self._network, self._optimizer, global_step - 1)
         verdict = _Verdict(global_step, bad_flags(norms, self._steps), norms, parameters, self._steps)
@@ -105,6 +109,22 @@ class NanGuard:
         self.settle()
         if self.skipped:
             logger.warning("updates of this run left out because of NaN or infinite values, see above: %d", self.skipped)
+        if self.rollbacks:
+            logger.warning("learning rates were halved %d times: they ended at %g of those given", self.rollbacks, 0.5**self.rollbacks)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from, the last verdict included; to be called before weights are saved with it.
+
+        From here on a rollback leads to this moment, here and in a run that goes on from the saved state alike.
+        """
+        self.settle()
+        if self._snapshot is not None and weights_are_finite(self._network):
+            self._snapshot = Snapshot(self._network, self._optimizer, self._global_step)
+        return {"in_a_row": self.in_a_row, "skipped": self.skipped, "rollbacks": self.rollbacks}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The halved rates themselves lie in the states of optimizer and schedule."""
+        self.in_a_row, self.skipped, self.rollbacks = (int(state[name]) for name in ("in_a_row", "skipped", "rollbacks"))
 
     def _react(self, verdict: _Verdict) -> bool:
         bad = verdict.flags.tolist()
@@ -138,6 +158,7 @@ class NanGuard:
         self._snapshot.restore(self._optimizer)
         halve_rate(self._optimizer, self._lr_scheduler)
         self.in_a_row = 0
+        self.rollbacks += 1
         logger.error(
             "%s: back to the weights and the optimizer state after step %d; learning rates are halved", reason, self._snapshot.global_step
         )

@@ -1,7 +1,9 @@
 """Notices a loss that stands far out from those before it, so that a damaged picture or caption can be found by its file."""
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 MAD_TO_SIGMA = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 
@@ -26,3 +28,10 @@ class LossSpikes:
                 return (loss - middle) / spread
         self._losses.append(loss)
         return None
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from; plain numbers."""
+        return {"losses": list(self._losses)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._losses = deque(state["losses"], maxlen=self._losses.maxlen)

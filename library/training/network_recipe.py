@@ -18,11 +18,11 @@ from library.models.family import Family, Models
 from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, text_caching, trackers
 from library.training.datasets import RunData, build_datasets
 from library.training.header import announce
-from library.training.loss_average import LossAverage
 from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
 from library.training.plan import Plan
 from library.training.positions import Position
+from library.training.run_memory import RunMemory
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saving_points import SavePoints
 from library.training.show_dataset import show_dataset
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 class Run:
     """Everything a training run works with, as `prepare` leaves it. Watchers are called with each MicroStep and Update.
 
-    start, losses: where it begins, and what its loss average remembers from before.
+    start, memory: where it begins, and what its parts remember from before.
     """
 
     family: Family
@@ -56,7 +56,7 @@ class Run:
     validation: Validation
     states: StatePoints
     start: Position
-    losses: LossAverage
+    memory: RunMemory
     accelerator: Accelerator
     open_trackers: Callable[[], None]
     accumulation: int
@@ -119,17 +119,20 @@ def prepare(args: Namespace, family: Family) -> Run:
     data.train.set_max_train_steps(plan.total_steps)
     hooks = adapter.Hooks(network, family.text_encoder_for_network(models), models.unet)
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
-
     scale_weight_norms = adapter.supported_scale_weight_norms(network, args.scale_weight_norms)
     metadata = run_metadata(args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
     parts = settings.step_parts(args, family, models, network, accelerator)
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
     hub = settings.hub_upload(args, accelerator)
-    write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator)
+    saves = settings.save_points(args, network, metadata, plan, accelerator, hub)
+    validation = build_validation(args, held_out, parts, step_settings, session.seed, accelerator)
+    memory = RunMemory(optimizing.guard, optimizing.settled_rate, validation, saves)
+    write_state = state_writer(args, session.seed, family, data, plan, network, optimizing, accelerator, memory)
     announce(args, family, data, plan, network_settings, optimizing, accelerator)
     session.separate(accelerator, args.strict_compat)
     resuming.restore(saved, args, start, network, optimizing, accelerator)
+    memory.restore(saved and saved.record)
     return Run(
         family=family,
         data=data,
@@ -140,12 +143,12 @@ def prepare(args: Namespace, family: Family) -> Run:
         plan=plan,
         parts=parts,
         step_settings=step_settings,
-        saves=settings.save_points(args, network, metadata, plan, accelerator, hub),
+        saves=saves,
         previews=previews.build_previews(args, prompts, family, models, network, accelerator),
-        validation=build_validation(args, held_out, parts, step_settings, session.seed, accelerator),
+        validation=validation,
         states=settings.state_points(args, plan, write_state, accelerator, hub),
         start=start,
-        losses=resuming.restored_losses(saved),
+        memory=memory,
         accelerator=accelerator,
         open_trackers=lambda: trackers.start_trackers(accelerator, **tracking),
         accumulation=args.gradient_accumulation_steps,
@@ -159,7 +162,7 @@ def train(run: Run) -> None:
     run.open_trackers()
     run.saves.at_start()
     global_step = run.start.global_step
-    reporter = trackers.Reporter(run.accelerator, total_steps=run.plan.total_steps, steps_done=global_step, losses=run.losses)
+    reporter = trackers.Reporter(run.accelerator, run.plan.total_steps, global_step, run.memory.losses, run.memory.spikes)
     with run.optimization.evaluating():
         run.previews.at_start(global_step)
     here = run.start
@@ -183,10 +186,7 @@ def train(run: Run) -> None:
             reporter.note(step, place=place, global_step=global_step, rates=run.optimization.logged_rates(), norms=norms)
             if updating:
                 reporter.bar.update()
-                with run.optimization.evaluating():
-                    run.previews.after_step(global_step, epoch)
-                    run.saves.after_step(global_step, epoch)
-                    run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
+                look_and_save(run, reporter, epoch, global_step)
                 here = Position(epoch, place + 1, global_step, ended=False)
                 run.states.after_step(here, reporter.settled_losses)
                 if run.stop:
@@ -208,6 +208,15 @@ def train(run: Run) -> None:
     with run.optimization.evaluating():
         run.saves.at_end(global_step)
     run.validation.tell_best(run.saves.saved)
+
+
+def look_and_save(run: Run, reporter: trackers.Reporter, epoch: int, global_step: int) -> None:
+    """What follows an update where it is due: to show other weights than the trained ones costs a pass over all of them."""
+    if run.previews.due(global_step) or run.saves.due(global_step) or run.validation.due(global_step):
+        with run.optimization.evaluating():
+            run.previews.after_step(global_step, epoch)
+            run.saves.after_step(global_step, epoch)
+            run.validation.after_step(reporter, epoch=epoch, global_step=global_step)
 
 
 def leave(run: Run, reporter: trackers.Reporter, here: Position) -> None:

@@ -124,10 +124,14 @@ class Previews:
         if self.settings.at_first and global_step == 0:
             self._draw("e000000", epoch=0, global_step=0)
 
+    def due(self, global_step: int) -> bool:
+        """Whether `after_step` has something to draw."""
+        every = self.settings.every_n_steps
+        return bool(self.prompts) and self.settings.every_n_epochs is None and every is not None and global_step % every == 0
+
     def after_step(self, global_step: int, epoch: int) -> None:
         """epoch: the one that is going on, 1-based."""
-        every = self.settings.every_n_steps
-        if self.settings.every_n_epochs is None and every is not None and global_step % every == 0:
+        if self.due(global_step):
             self._draw(f"{global_step:06d}", epoch=epoch, global_step=global_step)
 
     def after_epoch(self, epoch: int, global_step: int) -> None:

@@ -21,7 +21,6 @@ from library.optim.optimizers import chosen_type, optimizer_class, recorded_name
 from library.saving import state
 from library.saving.hub_folder import HubFolder
 from library.saving.state import RunRecord
-from library.training.loss_average import LossAverage
 from library.training.misfits import check_network, check_optimizer, check_record, check_schedule
 from library.training.newest_state import NEWEST, newest_state
 from library.training.optimization import Optimization
@@ -159,11 +158,6 @@ def _same_data(saved: SavedRun, plan: Plan, processes: int) -> bool:
         record.batches_per_epoch, record.updates_per_epoch, plan.batches_per_epoch, plan.updates_per_epoch,
     )  # fmt: skip
     return False
-
-
-def restored_losses(saved: SavedRun | None) -> LossAverage:
-    """The loss average as it stood, else an empty one."""
-    return LossAverage.of(saved.record.losses) if saved is not None and saved.record is not None else LossAverage()
 
 
 def restore(

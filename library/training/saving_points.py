@@ -2,9 +2,10 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -68,10 +69,14 @@ class SavePoints:
         if removed:
             logger.info("unfinished files of a run that was killed are removed from %s: %d", folder, removed)
 
+    def due(self, global_step: int) -> bool:
+        """Whether `after_step` has something to save."""
+        return file_names.step_save_due(global_step, self.settings.save_every_n_steps)
+
     def after_step(self, global_step: int, epoch: int) -> None:
         """epoch: the one that is going on, 1-based."""
         settings = self.settings
-        if not file_names.step_save_due(global_step, settings.save_every_n_steps):
+        if not self.due(global_step):
             return
         saved = self._save(file_names.step_name(settings.output_name, global_step), epoch - self._step_save_epoch_offset, global_step)
         if saved and settings.save_last_n_steps is not None:
@@ -102,6 +107,15 @@ class SavePoints:
     def at_stop(self, global_step: int, epoch: int) -> None:
         """Saves the network of a run that ends early, with the step in its name. epoch: the one that is going on, 1-based."""
         self._save(file_names.step_name(self.settings.output_name, global_step), epoch, global_step)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from: the names of the files by their step."""
+        return {"saved": {str(step): path.name for step, path in self.saved.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Files that are no longer there are forgotten."""
+        paths = {int(step): self.settings.output_dir / name for step, name in state["saved"].items()}
+        self.saved = {step: path for step, path in paths.items() if path.is_file()}
 
     def _path(self, stem: str) -> Path:
         return self.settings.output_dir / (stem + self.settings.extension)

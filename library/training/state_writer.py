@@ -22,6 +22,7 @@ from library.training.optimization import Optimization
 from library.training.plan import Plan
 from library.training.positions import Position
 from library.training.random_states import random_states
+from library.training.run_memory import RunMemory
 from library.training.saving_points import NotSaved
 
 DECIDING = (
@@ -54,13 +55,14 @@ def state_writer(
     network: nn.Module,
     optimizing: Optimization,
     accelerator: Accelerator,
+    memory: RunMemory,
 ) -> Callable[[Path, Position, LossAverage], None]:
     """The function that writes a state; to be called in all processes, which all get NotSaved if one of them cannot write.
 
     With strict_compat nothing is written that sd-scripts does not.
     """
 
-    def record(position: Position, losses: LossAverage) -> RunRecord:
+    def record(position: Position, losses: LossAverage, remembered: dict[str, dict[str, Any]]) -> RunRecord:
         return RunRecord(
             seed=seed,
             dataset_seed=data.dataset_seed,
@@ -74,23 +76,25 @@ def state_writer(
             optimizer=optimizing.built.class_name,
             losses=losses.state(),
             options=deciding_options(args),
+            memory=remembered,
             epoch_ended=position.ended,
             saved_at=time.time(),
         )
 
-    def fill(folder: Path, position: Position, losses: LossAverage) -> None:
+    def fill(folder: Path, position: Position, losses: LossAverage, remembered: dict[str, dict[str, Any]]) -> None:
         write_random_states(folder, accelerator.process_index, random_states())
         if accelerator.is_main_process:
             whole = gathered(network, optimizing, accelerator)
-            ours = None if args.strict_compat else record(position, losses)
+            ours = None if args.strict_compat else record(position, losses, remembered)
             write_state(folder, whole, epoch=position.epoch, global_step=position.global_step, record=ours)
 
     def write(folder: Path, position: Position, losses: LossAverage) -> None:
+        remembered = memory.state()  # first of all, as the guard may yet take weights back
         if not weights_are_finite(network):
             raise NotSaved(f"{folder} is not written: the weights hold NaN or infinite values")
         main = accelerator.is_main_process
         _together(folder, main, lambda: begin_folder(folder) if main else None)
-        _together(folder, main, lambda: fill(unfinished_folder(folder), position, losses))
+        _together(folder, main, lambda: fill(unfinished_folder(folder), position, losses, remembered))
         _together(folder, main, lambda: finish_folder(folder) if main else None)
 
     return write

@@ -145,14 +145,21 @@ class _Pending:
 class Reporter:
     """Keeps the record of one micro step until the next one is queued, then reads, averages, shows and logs it."""
 
-    def __init__(self, accelerator: Accelerator, *, total_steps: int, steps_done: int = 0, losses: LossAverage | None = None):
-        """steps_done, losses: of a run that goes on, how far it is and what its average remembers."""
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        total_steps: int,
+        steps_done: int = 0,
+        losses: LossAverage | None = None,
+        spikes: LossSpikes | None = None,
+    ):
+        """steps_done, losses, spikes: of a run that goes on, how far it is and what its statistics remember."""
         self._accelerator = accelerator
         self._pending: _Pending | None = None
         self.losses = LossAverage() if losses is None else losses
         disable = not accelerator.is_local_main_process
         self.bar = tqdm(total=total_steps, initial=steps_done, smoothing=0, disable=disable, desc="steps")
-        self._spikes = LossSpikes()
+        self._spikes = LossSpikes() if spikes is None else spikes
         self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:

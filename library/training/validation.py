@@ -11,9 +11,10 @@ import random
 import zlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,10 +86,14 @@ class Validation:
     watchers: list[Callable[[MicroStep], None]] = field(default_factory=list)
     _averages: Mapping[str, LossAverage] = field(default_factory=lambda: {"step": LossAverage(), "epoch": LossAverage()})
 
+    def due(self, global_step: int) -> bool:
+        """Whether `after_step` has something to measure."""
+        every = self.settings.every_n_steps
+        return self.loader is not None and every is not None and global_step % every == 0
+
     def after_step(self, reporter: Reporter, *, epoch: int, global_step: int) -> None:
         """epoch: the one that is going on, 1-based."""
-        every = self.settings.every_n_steps
-        if every is not None and global_step % every == 0:
+        if self.due(global_step):
             self._measure("step", reporter, tracker_step=global_step, epoch=epoch, global_step=global_step)
 
     def after_epoch(self, reporter: Reporter, *, epoch: int, global_step: int) -> None:
@@ -114,6 +119,13 @@ class Validation:
                 "%s, where nothing was saved; of the saved files %s has the lowest, %.4g",
                 message, saved[best_kept.global_step].name, best_kept.loss,
             )  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from; plain numbers."""
+        return {"results": [asdict(result) for result in self.results]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.results = [Measured(**result) for result in state["results"]]
 
     def _measure(self, kind: str, reporter: Reporter, *, tracker_step: int, epoch: int, global_step: int) -> None:
         """kind: "step" or "epoch", which names the log's tags."""

@@ -84,3 +84,30 @@ def test_a_file_with_nan_is_never_written(tiny_models, data, tmp_path):
     with pytest.raises(NotSaved, match="NaN"):
         network_recipe.train(run)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("optimizer", [[], ["--optimizer_args", "fused=True"]], ids=["read by the host", "skipped on the device"])
+def test_a_run_that_goes_on_in_the_middle_of_a_bad_stretch_rolls_back_like_one_that_was_not_interrupted(
+    optimizer, tiny_models, data, tmp_path, monkeypatch
+):
+    options = ["--nan_guard", "rollback", "--nan_guard_patience", "2", "--max_train_steps", "6", "--save_every_n_steps", "3", "--save_state"]
+    real = network_recipe.training_loss
+
+    def spoiled(*parts):  # steps 3 and 4 are bad, the state lies between them
+        loss, step = real(*parts)
+        return (loss * math.nan, step) if spoiled.step in (3, 4) else (loss, step)
+
+    def trained(out, *more):
+        run = prepared(tiny_models("sd1"), data, tmp_path / out, *options, *optimizer, *more)
+        spoiled.step = run.start.global_step + 1
+        run.update_watchers.append(lambda update: setattr(spoiled, "step", update.global_step + 1))
+        network_recipe.train(run)
+        return run
+
+    monkeypatch.setattr(network_recipe, "training_loss", spoiled)
+    whole = trained("whole")
+    resumed = trained("resumed", "--resume", str(tmp_path / "whole" / "lora-step00000003-state"))
+    assert whole.optimization.guard.state() == resumed.optimization.guard.state() == {"in_a_row": 0, "skipped": 2, "rollbacks": 1}
+    assert whole.optimizer.param_groups[0]["initial_lr"] == resumed.optimizer.param_groups[0]["initial_lr"] == 0.5e-2
+    ours, theirs = (load_tensors(tmp_path / name / "lora.safetensors") for name in ("resumed", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

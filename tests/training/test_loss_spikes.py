@@ -1,3 +1,4 @@
+import json
 import random
 
 from library.training.loss_spikes import LossSpikes
@@ -19,3 +20,11 @@ def test_nothing_is_a_spike_at_the_start_or_where_all_losses_are_equal():
     spikes = LossSpikes(warm_up=5)
     assert spikes.height(100.0) is None
     assert all(spikes.height(0.1) is None for _ in range(20))
+
+
+def test_what_it_has_seen_survives_a_json_file():
+    spikes, other = LossSpikes(), LossSpikes()
+    for number in range(60):
+        spikes.height(0.1 + 0.001 * number)
+    other.restore(json.loads(json.dumps(spikes.state())))
+    assert other.height(5.0) == spikes.height(5.0) > 12

@@ -279,7 +279,7 @@ def test_a_state_that_cannot_be_saved_leaves_nothing_behind(tmp_path, place, wei
     net = network()
     nn.init.constant_(net["lora_unet_up"].weight, weight)
     accelerator = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1, scaler=None)
-    write = state_writer(options(), 5, None, None, None, net, optimizing(net), accelerator)
+    write = state_writer(options(), 5, None, None, None, net, optimizing(net), accelerator, SimpleNamespace(state=dict))
     with pytest.raises(NotSaved, match=message):
         write(tmp_path / place, BEGINNING, None)
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
