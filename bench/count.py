@@ -1,6 +1,6 @@
 """Counts what one training step costs, without a GPU and without computing anything.
 
-python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text] [--json]
+python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text] [--plain] [--json]
 
 The step of library.training runs on fake tensors, which have shapes but no values, at the full size of the model. Counted are
 launches (operations that a GPU would start a kernel for; views are free), host reads (each makes the host wait for the GPU), FLOPs
@@ -37,6 +37,8 @@ from library.data.batch import Batch
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
 from library.kernels.attention import own_attention
+from library.kernels.pointwise import Pointwise
+from library.kernels.unet_pointwise import own_pointwise
 from library.models.family import Models
 from library.models.sd import SD
 from library.models.sdxl import SDXL
@@ -68,6 +70,7 @@ CLIP_BIGG = {
     "projection_dim": 1280,
 }
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OWN_KERNELS = "lora_kernels"  # operators that are one kernel each
 NO_KERNEL = ("detach", "alias", "_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh")
 
 
@@ -112,7 +115,7 @@ class Counter(TorchDispatchMode):
             return 1.0 if args[0].is_floating_point() else 1
         result = func(*args, **(kwargs or {}))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if namespace == "aten" and not self._is_free(func, name):
+        if namespace in ("aten", OWN_KERNELS) and not self._is_free(func, name):
             inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self.counts.launches += 1
             self.by_operation[name] = self.by_operation.get(name, 0) + 1
@@ -183,17 +186,20 @@ def cached_text_states(batch: int, encoders: list[nn.Module]) -> dict[str, Tenso
 
 def count_step(
     family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool, cached_text: bool = False, with_flops: bool = True,
-    create: Callable[[Any, nn.Module], nn.Module] | None = None,
+    kernels: bool = True, create: Callable[[Any, nn.Module], nn.Module] | None = None,
 ) -> Counter:  # fmt: skip
     """One micro step with its update, the optimizer's state being there already. cached_text: no text encoder runs.
 
-    with_flops: off halves the time it takes. create: makes another network than LoRA, in place, from text encoder and U-Net.
+    with_flops: off halves the time it takes. kernels: those for norms and gates in half precision on a GPU.
+    create: makes another network than LoRA, in place, from text encoder and U-Net.
     """
     dtype = DTYPES[precision]
     objective = SD().objective(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         models = full_size_models(family, dtype)
         own_attention(models.unet)
+        half = kernels and dtype != torch.float32
+        own_pointwise(models.unet, Pointwise(fused=half))
         kind = SDXL() if family == "sdxl" else SD()
         text_encoder = kind.text_encoder_for_network(models)
         if create is None:
@@ -256,6 +262,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--unet_only", action="store_true")
     parser.add_argument("--cached_text", action="store_true", help="text encoder outputs come from a cache; needs --unet_only")
+    parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, as without Triton")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
     if options.cached_text and not options.unet_only:
@@ -270,6 +277,7 @@ def main() -> None:
         precision=options.precision,
         unet_only=options.unet_only,
         cached_text=options.cached_text,
+        kernels=not options.plain,
     )
     counts = counter.counts
     if options.json:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from library.data.latent_cache import cache_latents as cache_group
 from library.kernels.attention import set_attention
+from library.kernels.pointwise import Pointwise, kernels_for
+from library.kernels.unet_pointwise import own_pointwise
 from library.models.devices import clear_device_cache
 from library.models.diffusers_folder import quiet_libraries
 from library.models.family import PARTS, Family, Models
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_models(args: Namespace, family: Family, accelerator: Accelerator, parts: Container[str] = PARTS) -> Models:
-    """Loads the base model straight to its dtype, and to the device with --lowram; sets the attention it runs with.
+    """Loads the base model straight to its dtype, and to the device with --lowram; sets how its attention and norms are computed.
 
     parts: see Family.load. strict_compat loads them all, and then advances torch's CPU generator by what the reference draws
     while it builds its models.
@@ -54,6 +56,7 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator, parts
             attention=args.attention,
             device=accelerator.device,
         )
+        own_pointwise(models.unet, Pointwise(fused=kernels_for(accelerator.device, DTYPES[args.mixed_precision])))
     if models.vae is not None:
         slice_vae(args, models.vae)
     tell_of_switches_without_effect(args)

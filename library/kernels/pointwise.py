@@ -1,0 +1,165 @@
+"""Norms and gates of the U-Net: plain torch, or one Triton kernel each way in half precision, chosen here and nowhere else.
+
+On a GPU under autocast torch casts to fp32 for a norm and back for what follows, each a pass over memory; the kernels compute in fp32
+too, but read and write half precision. They are operators of torch's own kind, so fake tensors see each as one operation.
+"""
+
+import functools
+import importlib.util
+import logging
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+logger = logging.getLogger(__name__)
+
+OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0)}  # compute capability that Triton's code for a dtype needs
+
+NORM = "Tensor weight, Tensor bias"
+SIGNATURES = {
+    "group_norm": f"(Tensor x, Tensor? shift, {NORM}, int groups, float eps, bool silu) -> (Tensor, Tensor, Tensor)",
+    "group_norm_backward": f"(Tensor grad, Tensor x, Tensor? shift, {NORM}, Tensor mean, Tensor rstd, int groups, bool silu) -> Tensor",
+    "layer_norm": f"(Tensor x, {NORM}, float eps) -> Tensor",
+    "layer_norm_backward": "(Tensor grad, Tensor x, Tensor weight, float eps) -> Tensor",
+    "geglu": "(Tensor x) -> Tensor",
+    "geglu_backward": "(Tensor grad, Tensor x) -> Tensor",
+}
+SHAPES: dict[str, Callable] = {
+    "group_norm": lambda x, shift, weight, bias, groups, *_: (torch.empty_like(x), *torch.empty(2, len(x) * groups, device=x.device)),
+    "group_norm_backward": lambda grad, x, *_: torch.empty_like(x),
+    "layer_norm": lambda x, *_: x.new_empty(x.shape),
+    "layer_norm_backward": lambda grad, x, *_: x.new_empty(x.shape),
+    "geglu": lambda x: x.new_empty(*x.shape[:-1], x.shape[-1] // 2),
+    "geglu_backward": lambda grad, x: x.new_empty(x.shape),
+}
+
+
+def kernel_operators() -> torch.library.Library:
+    """Makes the kernels operators of torch, `torch.ops.lora_kernels`, which also know the shapes of their results."""
+    operators = torch.library.Library("lora_kernels", "DEF")
+    for name, signature in SIGNATURES.items():
+        operators.define(name + signature)
+        for device in ("CUDA", "CPU"):  # on the CPU in Triton's interpreter
+            operators.impl(name, functools.partial(run_kernel, name), device)
+        torch.library.register_fake(f"lora_kernels::{name}", SHAPES[name], lib=operators)
+    return operators
+
+
+def run_kernel(name: str, *arguments):
+    from library.kernels import triton_kernels
+
+    return getattr(triton_kernels, name)(*arguments)
+
+
+OPERATORS = kernel_operators()
+kernels = torch.ops.lora_kernels
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """The norms and gates of one U-Net. fused: by kernels where the numbers are half precision and the norm's weights are frozen."""
+
+    fused: bool = False
+
+    def group_norm(self, x: Tensor, norm: nn.GroupNorm, *, silu: bool = False, shift: Tensor | None = None) -> Tensor:
+        """norm(x + shift), with SiLU after it if asked for. x (B, C, H, W); shift (B, C)."""
+        if self._fuses(x, norm):
+            return _GroupNorm.apply(x, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+        if shift is not None:
+            x = x + shift[:, :, None, None]
+        normalised = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return F.silu(normalised) if silu else normalised
+
+    def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """norm(x), over the last axis of x (..., D)."""
+        if self._fuses(x, norm):
+            return _LayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
+        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+    def geglu(self, x: Tensor) -> Tensor:
+        """The first half of x (..., 2 D) times GELU of the second (arXiv:2002.05202)."""
+        if self._fuses(x):
+            return _GEGLU.apply(x)
+        values, gate = x.chunk(2, dim=-1)
+        return values * F.gelu(gate)
+
+    def _fuses(self, x: Tensor, norm: nn.Module | None = None) -> bool:
+        if not self.fused or x.dtype not in OLDEST_GPU or torch.compiler.is_compiling():  # the compiler fuses plain torch by itself
+            return False
+        return norm is None or (norm.weight is not None and norm.bias is not None and not norm.weight.requires_grad)
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, shift, weight, bias, groups, eps, silu):
+        y, mean, rstd = kernels.group_norm(x, shift, weight, bias, groups, eps, silu)
+        ctx.save_for_backward(x, shift, weight, bias, mean, rstd)
+        ctx.groups, ctx.silu = groups, silu
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, shift, weight, bias, mean, rstd = ctx.saved_tensors
+        grad_x = kernels.group_norm_backward(grad, x, shift, weight, bias, mean, rstd, ctx.groups, ctx.silu)
+        grad_shift = grad_x.sum((2, 3)).to(shift.dtype) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_shift, None, None, None, None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return kernels.layer_norm(x, weight, bias, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return kernels.layer_norm_backward(grad, *ctx.saved_tensors, ctx.eps), None, None, None
+
+
+class _GEGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return kernels.geglu(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return kernels.geglu_backward(grad, *ctx.saved_tensors)
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernels run on `device` in `dtype`: tried once, for Triton also needs a C compiler and a driver of its liking.
+
+    Silent where there is nothing to mend: another device, fp32, an older GPU, no Triton (as on Windows).
+    """
+    if device.type != "cuda" or dtype not in OLDEST_GPU or importlib.util.find_spec("triton") is None:
+        return False
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU[dtype]:
+        return False
+    return trial(device, dtype)
+
+
+def trial(device: torch.device, dtype: torch.dtype) -> bool:
+    """Runs each kernel once on a few numbers; where one fails, says why in one line."""
+    from triton import TritonError
+
+    pointwise, norm = Pointwise(fused=True), nn.GroupNorm(1, 2).to(device, dtype).requires_grad_(False)
+    x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype, requires_grad=True)
+    try:
+        result = pointwise.group_norm(x, norm, silu=True)
+        result = pointwise.layer_norm(result, nn.LayerNorm(2).to(device, dtype).requires_grad_(False))
+        pointwise.geglu(result).sum().backward()
+    except (TritonError, RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning("norms and gates are computed by plain torch, a little slower: Triton does not work here (%s)", reason[0])
+        return False
+    return True
