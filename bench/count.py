@@ -37,6 +37,7 @@ from library.data.batch import Batch
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
 from library.kernels.attention import own_attention
+from library.kernels.layout import own_layout
 from library.kernels.pointwise import Pointwise
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.family import Models
@@ -190,7 +191,7 @@ def count_step(
 ) -> Counter:  # fmt: skip
     """One micro step with its update, the optimizer's state being there already. cached_text: no text encoder runs.
 
-    with_flops: off halves the time it takes. kernels: those for norms and gates in half precision on a GPU.
+    with_flops: off halves the time it takes. kernels: those for norms and gates, and the layout, of half precision on a GPU.
     create: makes another network than LoRA, in place, from text encoder and U-Net.
     """
     dtype = DTYPES[precision]
@@ -207,6 +208,7 @@ def count_step(
             network.apply_to(text_encoder, models.unet, not unet_only, True)
         else:
             network = create(text_encoder, models.unet)
+        own_layout(models.unet, torch.channels_last if half else torch.contiguous_format)
         network.requires_grad_(True)
         if dtype != torch.float32 and hasattr(network, "compute_in"):
             network.compute_in(dtype)
@@ -262,7 +264,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--unet_only", action="store_true")
     parser.add_argument("--cached_text", action="store_true", help="text encoder outputs come from a cache; needs --unet_only")
-    parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, as without Triton")
+    parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, contiguous pictures")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
     if options.cached_text and not options.unet_only:

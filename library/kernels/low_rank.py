@@ -105,7 +105,8 @@ class _Conv(torch.autograd.Function):
             if mask is not None:
                 grad_hidden = (grad_hidden * mask).to(dtype)
             grad_x, grad_down = conv_backward(grad_hidden, x, down.to(dtype), ctx.places, needs_x, needs_down)
-            grad_down = like(grad_down, down.dtype)
+            if needs_down:  # in the layout of `down`, so that all gradients of a network can be copied in one go
+                grad_down = grad_down.flatten(1).view(down.shape).to(down.dtype)
         if needs_x:
             grad_x = grad_x + conv_backward(grad, x, weight.to(dtype), ctx.places, True, False)[0]
         return grad_x, None, None, grad_down, grad_up, None, None, None

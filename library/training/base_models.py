@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from library.data.latent_cache import cache_latents as cache_group
 from library.kernels.attention import set_attention
+from library.kernels.layout import layout_for, own_layout
 from library.kernels.pointwise import Pointwise, kernels_for
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.devices import clear_device_cache
@@ -148,6 +149,7 @@ def place_models(
         module.requires_grad_(False)
         module.train(args.gradient_checkpointing)
     place(models.unet, accelerator.device, dtype)
+    own_layout(models.unet, layout_for(accelerator.device, dtype))
     for text_encoder in models.text_encoders:
         place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:
