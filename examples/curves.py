@@ -13,30 +13,13 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.ticker import MaxNLocator
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-LOSS, LOSS_AVERAGE = "loss/current", "loss/average"
-
-
-def newest_log(folder: Path) -> Path:
-    """The folder of the run logged last below `folder`. Raises FileNotFoundError if there is no log."""
-    logs = sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime)
-    logs = [file for file in logs if _scalars(file.parent)]
-    if not logs:
-        raise FileNotFoundError(f"there is no TensorBoard log with values below {folder}")
-    return logs[-1].parent
-
-
-def _scalars(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Tag -> steps and values."""
-    log = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    log.Reload()
-    return {tag: ([e.step for e in log.Scalars(tag)], [e.value for e in log.Scalars(tag)]) for tag in log.Tags()["scalars"]}
+from library.sweep.logs import LOSS, LOSS_AVERAGE, newest_log, read_log
 
 
 def plot_run(log_folder: Path, picture: Path, title: str = "") -> None:
     """One picture: the loss of each step with its moving average above, every learning rate below. Steps count from 1."""
-    scalars = _scalars(newest_log(log_folder))
+    scalars = {tag: (series.steps, series.values) for tag, series in read_log(newest_log(log_folder)).items()}
     figure, (above, below) = pyplot.subplots(2, 1, sharex=True, figsize=(8, 6), height_ratios=(3, 2), layout="constrained")
     above.set_title(title)
     above.plot(*scalars[LOSS], color="tab:blue", alpha=0.35, label="loss of each step")

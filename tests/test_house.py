@@ -16,6 +16,7 @@ STAGES = ("data", "diffusion", "optim", "saving", "kernels")
 ROOMS = {
     "library.args": 0,
     **{f"library.{stage}": 1 for stage in STAGES},
+    "library.sweep": 1,
     "library.models": 2,
     "networks": 2,
     "library.training": 3,
@@ -26,8 +27,8 @@ ROOMS = {
 }
 """Room -> floor. Modules directly in `library` are the ground; the rooms below it come first."""
 ENTRY_FLOOR = 5
-SAME_FLOOR = {("networks", "library.models"), ("library.args", "library")}
-"""Imports within a floor that are allowed: adapters read the key tables of the families."""
+SAME_FLOOR = {("networks", "library.models"), ("library.args", "library"), ("library.sweep", "library.saving")}
+"""Imports within a floor that are allowed: adapters read the key tables of the families, sweeps the text in preview pictures."""
 HEAVY = {"torch", "numpy", "cv2", "PIL", "diffusers", "transformers", "accelerate", "safetensors", "matplotlib", "tensorboard"}
 MAX_FILE, MAX_FUNCTION, MAX_NESTING = 400, 60, 4
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)

@@ -115,14 +115,14 @@ class TrainingParser(ArgumentParser):
     def _refuse_values_of_flags(self, argv: list[str]) -> None:
         for text in argv:
             name, equals, value = text.partition("=")
-            option = self._find(name)
+            option = self.find_option(name)
             if equals and option is not None and is_flag(option):
                 self.error(
                     f"{name} is a switch and takes no value, but was given {value!r}: "
                     f"write {name} alone to switch it on, leave it out to keep it off"
                 )
 
-    def _find(self, name: str) -> Action | None:
+    def find_option(self, name: str) -> Action | None:
         """The option that `name`, maybe shortened, stands for; None if none or several."""
         if name in self._option_string_actions:
             return self._option_string_actions[name]
@@ -134,7 +134,7 @@ class TrainingParser(ArgumentParser):
         if not unknown.startswith("-"):
             place = argv.index(unknown)
             before = argv[place - 1] if place else ""
-            option = self._find(before)
+            option = self.find_option(before)
             if option is not None and is_flag(option):
                 return f"{before} is a switch and takes no value: leave {unknown!r} away"
             return f"unexpected {unknown!r}: every value must follow its --option; values with blanks need quotes"

@@ -66,7 +66,7 @@ def test_every_shortened_option_means_what_it_meant(script):
     for name in names:
         for length in range(3, len(name)):
             if [full for full in names if full.startswith(name[:length])] == [name] and name[:length] not in names:
-                meant = parser._find(name[:length])
+                meant = parser.find_option(name[:length])
                 if meant is None or name not in meant.option_strings:
                     changed.append(name[:length])
     assert not changed
