@@ -28,7 +28,8 @@ NO_TRAINING = ("output_config", "debug_dataset", "lr_scheduler_preview")
 SECRETS = {"wandb_api_key": "WANDB_API_KEY", "huggingface_token": "HF_TOKEN"}
 """Options with keys -> the environment variable that does the same; a sweep writes its command lines into files."""
 SWITCH_WORDS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False, "": False}
-LONGEST_NAME = 80
+LONGEST_NAME = 60
+"""It stands twice in the paths of a run's files, and Windows allows 260 signs in all."""
 
 Values = Mapping[str, str]
 """Option -> its value as text, "" where the option is left out."""

@@ -163,14 +163,21 @@ class Validation:
                 average.add(epoch=epoch - 1, place=number * TIMESTEPS + place, loss=float(loss))
         return average.average
 
-    def _mean_loss(self) -> float:
-        """The mean over images, each counted once however the processes share them, and over timesteps. NaN without any image."""
+    def image_losses(self) -> dict[tuple[int, str], float]:
+        """(data set, image key) -> its loss now, the mean over the timesteps; of this process's share. Training is not disturbed."""
+        with unchanged_random_states(self.accelerator.device), in_eval_mode(self.parts.network), torch.no_grad():
+            return self._own_losses()
+
+    def _own_losses(self) -> dict[tuple[int, str], float]:
         losses: dict[tuple[int, str], Tensor] = {}
         for batch in self._batches(epoch=1):
             keys = [(batch.dataset_index, key) for key in batch.image_keys]
             losses |= dict(zip(keys, self._image_losses(batch), strict=True))
-        own = list(zip(losses, torch.stack(list(losses.values())).tolist() if losses else [], strict=True))
-        everyone = list(dict(gather_object(own)).values())
+        return dict(zip(losses, torch.stack(list(losses.values())).tolist() if losses else [], strict=True))
+
+    def _mean_loss(self) -> float:
+        """The mean over images, each counted once however the processes share them, and over timesteps. NaN without any image."""
+        everyone = list(dict(gather_object(list(self._own_losses().items()))).values())
         return sum(everyone) / len(everyone) if everyone else math.nan
 
     def _image_losses(self, batch: Batch) -> Tensor:

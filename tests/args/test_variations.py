@@ -108,4 +108,4 @@ def test_keys_are_not_written_into_files(base):
 def test_names_fit_every_file_system_and_differ_where_values_do():
     names = [run_name({"network_weights": text}) for text in ("a/b:c.safetensors", "a-b-c.safetensors", "x" * 300, "x" * 301)]
     assert len(set(names)) == 4
-    assert all(len(name) <= 80 and not set(name) & set('/\\:*?"<>| ') for name in names)
+    assert all(len(name) <= 60 and not set(name) & set('/\\:*?"<>| ') for name in names)
