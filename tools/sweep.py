@@ -174,9 +174,10 @@ def sweep(runs: Sequence, start: Sequence[str], shared: Sequence[str], folder: P
         print(f"{place}: training, see {run.folder / 'log.txt'}", flush=True)
         try:
             status = make(run, start, shared, anew=anew)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stopped:
+            report(folder, runs, sys.argv)
             print("stopped; the same command goes on", flush=True)
-            return 128 + signal.SIGINT
+            return stopped.code if isinstance(stopped, SystemExit) else 128 + signal.SIGINT
         print(f"{place}: {close(run, status)}", flush=True)
         failed += [run.name] if status else []
         report(folder, runs, sys.argv)

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 LOSS, LOSS_AVERAGE = "loss/current", "loss/average"
 VALIDATION = ("loss/validation/step_average", "loss/validation/epoch_average")
-MOST_POINTS = 200
+MOST_POINTS = 50
 Point = tuple[int, float]
 """A step, counted from 1, and a value."""
 

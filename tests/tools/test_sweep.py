@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from library.args.errors import BadArguments
 from library.saving.pictures import write_png
-from library.sweep import charts, logs, sheet
+from library.sweep import charts, logs, runs, sheet
 from library.sweep.logs import Series
 from library.sweep.runs import FINISHED, Record, Run, locked_log
 from library.sweep.session import report
@@ -118,6 +119,27 @@ def test_a_run_that_outlived_its_sweep_is_not_disturbed(sweep, capsys):
     assert "still going on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("presses, passed_on", [(1, [signal.SIGINT]), (2, [signal.SIGINT, signal.SIGTERM, "killed"])])
+def test_ctrl_c_lets_the_run_save_and_a_second_one_ends_it(monkeypatch, presses, passed_on):
+    seen = []
+
+    class Process:
+        presses_left = presses
+
+        def wait(self):
+            self.presses_left -= 1
+            if self.presses_left >= 0:
+                raise KeyboardInterrupt
+
+        def kill(self):
+            seen.append("killed")
+
+    monkeypatch.setattr(runs, "_pass_on", lambda process, number: seen.append(number))
+    with pytest.raises(KeyboardInterrupt):
+        runs.wait_for(Process())
+    assert seen == passed_on
+
+
 @pytest.mark.parametrize(
     "own, told",
     [
@@ -166,12 +188,12 @@ def preview(run: Run, mark: str, index: int, seed: int) -> None:
 
 
 def test_sheets_hold_runs_by_epochs_for_each_prompt_and_seed(tmp_path):
-    runs = [Run(name, {}, (), tmp_path / name) for name in ("a", "b")]
-    for run in runs:
+    both = [Run(name, {}, (), tmp_path / name) for name in ("a", "b")]
+    for run in both:
         for epoch in (10, 2):
             preview(run, f"e{epoch:06d}", 0, 7)
             preview(run, f"e{epoch:06d}", 1, 8)
-    made = sheet.sheets(runs)
+    made = sheet.sheets(both)
     assert list(made) == [(0, 7), (1, 8)]
     assert [(mark, list(pictures)) for mark, pictures in made[0, 7].items()] == [("e000002", ["a", "b"]), ("e000010", ["a", "b"])]
 
