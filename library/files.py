@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+OPEN_FILES_STAY = os.name == "nt"
+"""Whether a file that is open cannot be renamed or replaced."""
+PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0, 2.0)
+"""Seconds between attempts, about as long as a virus scanner looks at a file."""
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?:[a-z0-9_]{8}\.tmp|unfinished|going)")
 """The temporary names used here, around the name that file or folder was to get."""
 ANOTHER_RUNS = 3600.0
@@ -33,13 +37,39 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        _rename(temporary, path)
     except OSError as fault:
         if fault.filename is None:  # a full disk is told without saying for which file
             fault.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """os.replace, but where another program holds one of the two open, as virus scanners do on Windows, it is tried for a while.
+
+    Raises PermissionError that says so if it is held for longer than that.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError as fault:
+            if pause is None or not OPEN_FILES_STAY:
+                told = f"{fault.strerror}: is it open in another program?" if OPEN_FILES_STAY else fault.strerror
+                raise PermissionError(fault.errno, told, str(target)) from fault
+        time.sleep(pause)
+
+
+def room_left(path: str | Path, needed: int = 0) -> str:
+    """What to say when `path` could not be written: how much is free there, and of `needed` bytes how much is missing."""
+    folder = Path(path)
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    lacking = f", {needed / 2**20:.1f} MiB are needed: {(needed - free) / 2**20:.1f} MiB more" if needed > free else ""
+    return f"{free / 2**20:.1f} MiB are free in {folder}{lacking}"
 
 
 def _umask() -> int:
@@ -79,13 +109,13 @@ def finish_folder(path: str | Path) -> None:
     whole = replacement(path)
     _remove_by_name(whole, path)
     if path.exists():
-        os.replace(unfinished, whole)
+        _rename(unfinished, whole)
         before = _put_aside(path, path)
-        os.replace(whole, path)
+        _rename(whole, path)
         _sync_names(path.parent)
         shutil.rmtree(before)
     else:
-        os.replace(unfinished, path)
+        _rename(unfinished, path)
         _sync_names(path.parent)
 
 
@@ -132,7 +162,7 @@ def _put_aside(folder: Path, path: Path) -> Path | None:
         return None
     aside = path.with_name(f".{path.name}.going")
     shutil.rmtree(aside, ignore_errors=True)
-    os.replace(folder, aside)
+    _rename(folder, aside)
     return aside
 
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
+"""Ctrl-C, a job scheduler's request, and on Windows Ctrl-Break, which is also what a parent process can send there."""
 
 
 class StopRequest:
@@ -30,7 +31,8 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}  # None: set by another than Python
 
         def note(number, frame):
             self.received = number
@@ -39,7 +41,7 @@ class StopRequest:
             print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
             on_request()
 
-        for number in SIGNALS:
+        for number in numbers:
             signal.signal(number, note)
         try:
             yield

@@ -1,11 +1,12 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from library.saving.weights import load_tensors
-from library.training import network_recipe
+from library.training import network_recipe, stopping
 from library.training.stopping import Stopped, StopRequest
 from tests.training.small_run import prepared, write_images
 
@@ -18,6 +19,17 @@ def test_a_signal_notes_the_request_and_a_second_one_is_no_longer_held_back():
         assert request and asked == [1]
         assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_on_windows_a_break_asks_as_well_and_a_handler_that_is_not_pythons_is_no_stumbling_block(monkeypatch):
+    set_to = {2: "ctrl-c", 15: "term", 21: None}
+    windows = SimpleNamespace(SIGINT=2, SIGTERM=15, SIGBREAK=21, SIG_DFL="default", getsignal=set_to.get, signal=set_to.__setitem__)
+    monkeypatch.setattr(stopping, "signal", windows)
+    request = StopRequest()
+    with request.listening(lambda: None):
+        set_to[21](21, None)
+        assert request.received == 21
+    assert set_to == {2: "ctrl-c", 15: "term", 21: "default"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
