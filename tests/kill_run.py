@@ -323,7 +323,8 @@ def killed(workplace: Workplace, whole: Whole, kills: int, seed: int, targets: S
 
 def show(tally: Tally) -> None:
     counts = f"{tally.ends} runs ended, {tally.files} files opened, {tally.leftovers} leftovers"
-    print(f"{sum(tally.kills.values())} kills {dict(tally.kills)}, {counts}, lost: {len(tally.lost)}, broken: {len(tally.broken)}", flush=True)
+    faults = f"lost: {len(tally.lost)}, broken: {len(tally.broken)}"
+    print(f"{sum(tally.kills.values())} kills {dict(tally.kills)}, {counts}, {faults}", flush=True)
 
 
 def table(tally: Tally) -> str:

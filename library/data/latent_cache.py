@@ -3,6 +3,7 @@
 Images are decoded in threads ahead of the encoder and files are written behind it. A run that was cut off goes on where it stopped.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ from library.data.latent_files import LATENT_STRIDE, CachedLatents, Wanted, late
 from library.data.samples import interpolation_of
 from library.data.subsets import ImageRecord
 from library.data.threads import map_in_threads
+from library.files import room_left
+
+logger = logging.getLogger(__name__)
 
 DECODERS = 4
 IMAGES_AHEAD = 16
@@ -94,7 +98,7 @@ def cache_latents(
         jobs = [_Job(record, _wanted(record, dataset, vae_id), strict_compat=dataset.strict_compat) for record in _in_order(dataset)]
         if to_disk:
             jobs = _files_to_make(jobs, names, suffix, skip_check, rank, world)
-        bad |= _encode_all(jobs, encode, batch_size, show_progress=rank == 0)
+        bad |= _encode_all(jobs, encode, batch_size, show_progress=rank == 0, alone=world == 1)
         if not to_disk:
             _share_memory([job.record for job in jobs])
     return bad
@@ -134,9 +138,9 @@ def _files_to_make(jobs: list[_Job], names: _Names, suffix: str, skip_check: boo
 
 
 def _encode_all(
-    jobs: list[_Job], encode: Callable[[Tensor], Tensor], batch_size: int, show_progress: bool
+    jobs: list[_Job], encode: Callable[[Tensor], Tensor], batch_size: int, show_progress: bool, alone: bool
 ) -> dict[str, str]:
-    """Encodes and keeps all that can be decoded; returns the rest, by key, and why."""
+    """Encodes and keeps all that can be decoded; returns the rest, by key, and why. alone: no other process shares the files."""
     bad: dict[str, str] = {}
     if not jobs:
         return bad
@@ -146,12 +150,13 @@ def _encode_all(
         tqdm(total=len(jobs), desc="caching latents", unit="image", disable=not show_progress) as progress,
     ):
         writes: deque[Future] = deque()
+        keep = _Keeper(alone)
         for batch in _batches(_decoded_ahead(jobs, decoders, bad), batch_size):
             for job, cached in _encode_batch(batch, encode):
                 if job.path is None:
                     _keep_in_memory(job.record, cached)
                 else:
-                    writes.append(writer.submit(write_latents, job.path, cached, job.wanted))
+                    writes.append(writer.submit(keep.file, job, cached))
             while len(writes) > WRITES_BEHIND:
                 writes.popleft().result()
             progress.update(len(batch))
@@ -159,6 +164,27 @@ def _encode_all(
             write.result()
         progress.update(len(bad))
     return bad
+
+
+class _Keeper:
+    """Writes cache files; where one cannot be written, as on a full disk, its latents stay in memory, and that is told once."""
+
+    def __init__(self, alone: bool):
+        self.alone, self.told = alone, False
+
+    def file(self, job: _Job, cached: CachedLatents) -> None:
+        """Raises ValueError if other processes wait for the file."""
+        try:
+            write_latents(job.path, cached, job.wanted)
+        except OSError as fault:
+            message = f"the latent cache file {job.path} could not be written: {fault}; {room_left(job.path.parent)}"
+            if not self.alone:
+                raise ValueError(f"{message}. Make room, or leave out --cache_latents_to_disk") from fault
+            if not self.told:
+                logger.error("%s. What cannot be written stays in memory for this run", message)
+                self.told = True
+            job.record.latents_npz = None
+            _keep_in_memory(job.record, cached)
 
 
 def _decoded_ahead(

@@ -14,6 +14,7 @@ from library.data.group import DatasetGroup, subset_name
 from library.data.subsets import CachedText, ImageRecord
 from library.data.text_files import TextSource, text_states_path, why_text_stale, write_text_states
 from library.data.threads import map_in_threads
+from library.files import room_left
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def cache_text_states(
             _keep_in_memory(records, in_memory, encode, dataset.settings.batch_size, show_progress)
         else:
             jobs = _files_to_make(records, names, files, numbered=variants is not None)
-            _write_files(jobs, encode, dataset.settings.batch_size, files.first_width, show_progress)
+            _write_files(jobs, encode, dataset.settings.batch_size, files.first_width, show_progress, alone=files.world == 1)
         if not as_stored:
             _keep_empty(records, in_memory, encode)
 
@@ -145,10 +146,20 @@ def _caption_file(record: ImageRecord) -> Path | None:
     return record.path.with_suffix(extension if extension.startswith(".") else f".{extension}")
 
 
-def _write_files(jobs: list[_Job], encode: Encode, batch_size: int, first_width: int, show_progress: bool) -> None:
+def _write_files(jobs: list[_Job], encode: Encode, batch_size: int, first_width: int, show_progress: bool, alone: bool) -> None:
+    """alone: no other process shares the files; then what cannot be written, as on a full disk, stays in memory."""
     states = _encoded([job.source.caption for job in jobs], encode, batch_size, show_progress)
+    told = False
     for job, own in zip(jobs, states, strict=True):
-        write_text_states(job.path, own, first_width, job.source)
+        try:
+            write_text_states(job.path, own, first_width, job.source)
+        except OSError as fault:
+            message = f"the text cache file {job.path} could not be written: {fault}; {room_left(job.path.parent)}"
+            if not alone:
+                raise ValueError(f"{message}. Make room, or leave out --cache_text_encoder_outputs_to_disk") from fault
+            if not told:
+                logger.error("%s. What cannot be written stays in memory for this run", message)
+            told, job.record.cached_text.states[job.number] = True, own
 
 
 def _encoded(captions: list[str], encode: Encode, batch_size: int, show_progress: bool) -> Iterator[dict[str, Tensor]]:

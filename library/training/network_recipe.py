@@ -204,7 +204,7 @@ def train(run: Run) -> None:
         run.states.at_end(here, reporter.settled_losses)
     reporter.close()
     run.optimization.guard.finish()
-    run.accelerator.end_training()
+    trackers.end_trackers(run.accelerator)
     with run.optimization.evaluating():
         run.saves.at_end(global_step)
     run.validation.tell_best(run.saves.saved)
@@ -224,7 +224,7 @@ def leave(run: Run, reporter: trackers.Reporter, here: Position) -> None:
     reporter.close()
     with run.optimization.evaluating():
         run.saves.at_stop(here.global_step, here.epoch)
-    run.accelerator.end_training()
+    trackers.end_trackers(run.accelerator)
     if run.accelerator.is_main_process:
         logger.warning("stopped after step %d of %d; go on with --resume %s", here.global_step, run.plan.total_steps, run.states.newest)
     raise Stopped(run.stop)

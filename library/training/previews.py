@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
+from library.files import room_left
 from library.models.devices import clear_device_cache
 from library.models.family import Family, Models
 from library.models.samplers import SAMPLERS, make_sampler
@@ -158,9 +159,16 @@ class Previews:
         for asked, prompt, picture in zip(share, seeded, pictures, strict=True):
             if picture is not None:
                 path = self.settings.folder / _file_name(self.settings.output_name, mark, asked)
-                write_png(path, picture, self._parameters(prompt, epoch, global_step))
+                try:
+                    write_png(path, picture, self._parameters(prompt, epoch, global_step))
+                except OSError as fault:
+                    logger.error("preview %s could not be written: %s; %s; training goes on", path, fault, room_left(path.parent))
+                    continue
                 drawn.append(Drawn(prompt.index, path, prompt.prompt))
-        self._log(drawn, global_step)
+        try:
+            self._log(drawn, global_step)
+        except OSError as fault:
+            logger.error("previews could not be logged: %s; training goes on", fault)
 
     def _parameters(self, prompt: PreviewPrompt, epoch: int, global_step: int) -> str:
         settings = {

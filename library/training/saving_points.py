@@ -1,7 +1,6 @@
 """When a run saves its network, under which name, and which older file goes."""
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from library.files import ANOTHER_RUNS, remove_leftovers
+from library.files import ANOTHER_RUNS, remove_leftovers, room_left
 from library.saving import file_names
 from library.saving.hub import HubUpload
 
@@ -37,7 +36,7 @@ class SavePoints:
     """Saves after steps, after epochs and at the end. `write(path, epoch=..., global_step=...)` writes one file whole or not at all.
 
     enabled: false on all but the main process, where nothing is written. strict_compat: step saves name the epoch counted from 0,
-    as the reference writes it. hub: gets each file as well.
+    as the reference writes it. hub: gets each file as well. needed: bytes that one file takes, for messages.
     """
 
     def __init__(
@@ -49,12 +48,14 @@ class SavePoints:
         enabled: bool = True,
         strict_compat: bool = False,
         hub: HubUpload | None = None,
+        needed: int = 0,
     ):
         self.settings = settings
         self._write = write
         self._num_epochs = num_epochs
         self._enabled = enabled
         self._hub = hub
+        self._needed = needed
         self._step_save_epoch_offset = 1 if strict_compat else 0
         self.saved: dict[int, Path] = {}
         """Global step -> the newest file saved there, as long as it is kept."""
@@ -136,16 +137,10 @@ class SavePoints:
         try:
             self._write(path, epoch=epoch, global_step=global_step)
         except (OSError, SafetensorError) as fault:
-            raise NotSaved(f"{path} could not be written: {fault}; {self._room()}") from fault
+            raise NotSaved(f"{path} could not be written: {fault}; {room_left(path.parent, self._needed)}") from fault
         self.saved[global_step] = path
         if self._hub is not None:
             self._hub.file(path)
-
-    def _room(self) -> str:
-        free = shutil.disk_usage(self.settings.output_dir).free
-        sizes = [path.stat().st_size for path in self.saved.values() if path.exists()]
-        needed = f", one file needs {max(sizes) / 2**20:.1f} MiB" if sizes else ""
-        return f"{free / 2**20:.1f} MiB are free in --output_dir {self.settings.output_dir}{needed}"
 
     def _remove(self, stem: str) -> None:
         path = self._path(stem)

@@ -202,6 +202,7 @@ def save_points(
         enabled=accelerator.is_main_process,
         strict_compat=args.strict_compat,
         hub=hub,
+        needed=sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in network.state_dict().values()),
     )
 
 

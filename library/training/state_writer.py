@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import nn
 
-from library.files import abandon_folder, begin_folder, finish_folder, unfinished_folder
+from library.files import abandon_folder, begin_folder, finish_folder, room_left, unfinished_folder
 from library.models.family import Family
 from library.saving.state import RunRecord, TrainingState, write_random_states, write_state
 from library.training.datasets import RunData
@@ -111,7 +111,7 @@ def _together(folder: Path, main: bool, action: Callable[[], object]) -> None:
     if faults:
         if main:
             abandon_folder(folder)
-        raise NotSaved(f"{folder} could not be written: {faults[0]}")
+        raise NotSaved(f"{folder} could not be written: {faults[0]}; {room_left(folder.parent)}")
 
 
 def gathered(network: nn.Module, optimizing: Optimization, accelerator: Accelerator) -> TrainingState:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from library.files import room_left
 from library.strangers import strangers_code
 from library.training.loss_average import LossAverage
 from library.training.loss_spikes import LossSpikes
@@ -75,6 +76,14 @@ def start_trackers(
     if "wandb" in kinds:
         for metric in ("epoch", "global_step", "val_step"):
             wandb.define_metric(metric, hidden=True)
+
+
+def end_trackers(accelerator: Accelerator) -> None:
+    """Writes what they still hold and closes them; a log that cannot be written is told."""
+    try:
+        accelerator.end_training()
+    except OSError as fault:
+        logger.error("the end of the log could not be written: %s; %s", fault, room_left(accelerator.project_dir or "."))
 
 
 def _ready_wandb(api_key: str | None, folder: Path | None) -> None:
@@ -160,6 +169,7 @@ class Reporter:
         disable = not accelerator.is_local_main_process
         self.bar = tqdm(total=total_steps, initial=steps_done, smoothing=0, disable=disable, desc="steps")
         self._spikes = LossSpikes() if spikes is None else spikes
+        self._failed: set[str] = set()
         self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
 
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
@@ -209,12 +219,22 @@ class Reporter:
         self.log({"loss/epoch_average": self.losses.average}, epoch, global_step, epoch)
 
     def log(self, values: dict[str, Any], tracker_step: int, global_step: int, epoch: int) -> None:
-        """Sends one record to every tracker; wandb gets the counters as values and no explicit step."""
+        """Sends one record to every tracker; wandb gets the counters as values and no explicit step.
+
+        A log that cannot be written, as on a full disk, is told once and then left alone: training goes on.
+        """
         for tracker in self._accelerator.trackers:
-            if tracker.name == "wandb":
-                tracker.log({**values, "global_step": global_step, "epoch": epoch})
-            else:
-                tracker.log(values, step=tracker_step)
+            if tracker.name in self._failed:
+                continue
+            try:
+                if tracker.name == "wandb":
+                    tracker.log({**values, "global_step": global_step, "epoch": epoch})
+                else:
+                    tracker.log(values, step=tracker_step)
+            except OSError as fault:
+                self._failed.add(tracker.name)
+                place = room_left(self._accelerator.project_dir or ".")
+                logger.error("%s can log no more: %s; %s; training goes on", tracker.name, fault, place)
 
 
 def _number(value: Any) -> float:

@@ -90,7 +90,8 @@ def test_a_file_with_nan_is_never_written(tiny_models, data, tmp_path):
 def test_a_run_that_goes_on_in_the_middle_of_a_bad_stretch_rolls_back_like_one_that_was_not_interrupted(
     optimizer, tiny_models, data, tmp_path, monkeypatch
 ):
-    options = ["--nan_guard", "rollback", "--nan_guard_patience", "2", "--max_train_steps", "6", "--save_every_n_steps", "3", "--save_state"]
+    options = ["--nan_guard", "rollback", "--nan_guard_patience", "2", "--max_train_steps", "6"]
+    options += ["--save_every_n_steps", "3", "--save_state"]
     real = network_recipe.training_loss
 
     def spoiled(*parts):  # steps 3 and 4 are bad, the state lies between them
