@@ -37,8 +37,10 @@ from library.data.batch import Batch
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
 from library.kernels.attention import own_attention
+from library.kernels.frozen_conv import own_frozen_convolutions
 from library.kernels.layout import own_layout
 from library.kernels.pointwise import Pointwise
+from library.kernels.recompute import CheapOutputs
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.family import Models
 from library.models.sd import SD
@@ -86,13 +88,17 @@ IN_PLACE_FLOPS = {torch.ops.aten.addmm_: product_flops, torch.ops.aten.baddbmm_:
 
 @dataclass
 class Counts:
-    """launches, host_reads: how many. bytes: read and written. peak_bytes: of tensors made in the step, models not included."""
+    """launches, host_reads: how many. bytes: read and written. peak_bytes: of tensors made in the step, models not included.
+
+    trained: numbers the optimizer changes.
+    """
 
     launches: int = 0
     host_reads: int = 0
     flops: int = 0
     bytes: int = 0
     peak_bytes: int = 0
+    trained: int = 0
 
 
 class Counter(TorchDispatchMode):
@@ -185,51 +191,78 @@ def cached_text_states(batch: int, encoders: list[nn.Module]) -> dict[str, Tenso
     return states
 
 
-def count_step(
-    family: str, *, rank: int, batch: int, size: int, precision: str, unet_only: bool, cached_text: bool = False, with_flops: bool = True,
-    kernels: bool = True, create: Callable[[Any, nn.Module], nn.Module] | None = None,
-) -> Counter:  # fmt: skip
-    """One micro step with its update, the optimizer's state being there already. cached_text: no text encoder runs.
+@dataclass
+class Prepared:
+    """All that `one_step` takes."""
 
-    with_flops: off halves the time it takes. kernels: those for norms and gates, and the layout, of half precision on a GPU.
-    create: makes another network than LoRA, in place, from text encoder and U-Net.
+    data: Batch
+    parts: StepParts
+    settings: StepSettings
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
+def prepared_step(
+    models: Models, family: str, *, rank: int, batch: int, size: int, dtype: torch.dtype, unet_only: bool, cached_text: bool = False,
+    kernels: bool = True, checkpointing: bool | str = False, device: str = "cpu",
+    create: Callable[[Any, nn.Module], nn.Module] | None = None,
+) -> Prepared:  # fmt: skip
+    """A step of these models, set up as `prepare` of library.training does on a GPU."""
+    half = kernels and dtype != torch.float32
+    cheap = CheapOutputs() if checkpointing == "selective" else None
+    own_attention(models.unet)
+    own_pointwise(models.unet, Pointwise(half, cheap))
+    if cheap is not None:
+        cheap.keeping_recipes(models.unet)
+    kind = SDXL() if family == "sdxl" else SD()
+    text_encoder = kind.text_encoder_for_network(models)
+    if create is None:
+        network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
+        network.apply_to(text_encoder, models.unet, not unet_only, True)
+    else:
+        network = create(text_encoder, models.unet)
+    own_layout(models.unet, torch.channels_last if half else torch.contiguous_format)
+    if kernels:
+        own_frozen_convolutions(models.unet)
+    if checkpointing is True:
+        kind.enable_gradient_checkpointing(models, train_text_encoders=not unet_only)
+    network.requires_grad_(True)
+    if device != "cpu":
+        network.to(device)
+    if dtype != torch.float32 and hasattr(network, "compute_in"):
+        network.compute_in(dtype)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
+    parts = StepParts(
+        family=kind,
+        models=models,
+        network=network,
+        objective=SD().objective(False).to(device),
+        autocast=lambda: torch.autocast(device, dtype) if dtype != torch.float32 else contextlib.nullcontext(),
+        python_random=random,
+    )
+    settings = StepSettings(NoiseSettings(), LossSettings(), not unet_only, 1, dtype, False)
+    text_states = cached_text_states(batch, models.text_encoders) if cached_text else None
+    data = sample_batch(batch, size, len(models.text_encoders), text_states).to(device)
+    make_state(optimizer, network)
+    return Prepared(data, parts, settings, network, optimizer)
+
+
+def count_step(family: str, *, batch: int, size: int, precision: str, with_flops: bool = True, **settings) -> Counter:
+    """One micro step with its update, the optimizer's state being there already; `settings` are those of `prepared_step`.
+
+    rank, unet_only; cached_text: no text encoder runs. kernels: those for norms and gates, the layout and the frozen convolutions.
+    checkpointing: --gradient_checkpointing. create: makes another network than LoRA, in place, from text encoder and U-Net.
+    with_flops: off halves the time it takes.
     """
     dtype = DTYPES[precision]
-    objective = SD().objective(False)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        models = full_size_models(family, dtype)
-        own_attention(models.unet)
-        half = kernels and dtype != torch.float32
-        own_pointwise(models.unet, Pointwise(fused=half))
-        kind = SDXL() if family == "sdxl" else SD()
-        text_encoder = kind.text_encoder_for_network(models)
-        if create is None:
-            network = lora.create_network(1.0, rank, rank / 2, models.vae, text_encoder, models.unet)
-            network.apply_to(text_encoder, models.unet, not unet_only, True)
-        else:
-            network = create(text_encoder, models.unet)
-        own_layout(models.unet, torch.channels_last if half else torch.contiguous_format)
-        network.requires_grad_(True)
-        if dtype != torch.float32 and hasattr(network, "compute_in"):
-            network.compute_in(dtype)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
-        parts = StepParts(
-            family=kind,
-            models=models,
-            network=network,
-            objective=objective,
-            autocast=lambda: torch.autocast("cpu", dtype) if dtype != torch.float32 else contextlib.nullcontext(),
-            python_random=random,
-        )
-        settings = StepSettings(NoiseSettings(), LossSettings(), not unet_only, 1, dtype, False)
-        text_states = cached_text_states(batch, models.text_encoders) if cached_text else None
-        data = sample_batch(batch, size, len(models.text_encoders), text_states)
-        make_state(optimizer, network)
-        counter = Counter(on_host=[state["step"] for state in optimizer.state.values()])
+        step = prepared_step(full_size_models(family, dtype), family, batch=batch, size=size, dtype=dtype, **settings)
+        counter = Counter(on_host=[state["step"] for state in step.optimizer.state.values()])
         flops = FlopCounterMode(display=False, custom_mapping=IN_PLACE_FLOPS) if with_flops else None
         with flops or contextlib.nullcontext(), counter:
-            one_step(data, parts, settings, network, optimizer)
+            one_step(step)
         counter.counts.flops = flops.get_total_flops() if flops else 0
+        counter.counts.trained = sum(parameter.numel() for parameter in step.network.parameters())
     return counter
 
 
@@ -241,18 +274,18 @@ def make_state(optimizer, network: nn.Module) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def one_step(data: Batch, parts: StepParts, settings: StepSettings, network: nn.Module, optimizer) -> None:
+def one_step(step: Prepared) -> None:
     """Forward, backward, clipping, update."""
-    loss, _ = training_loss(data, parts, settings)
+    loss, _ = training_loss(step.data, step.parts, step.settings)
     loss.backward()
-    ours = hasattr(network, "backward_done")
+    ours = hasattr(step.network, "backward_done")
     if ours:
-        network.backward_done()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
-    optimizer.step()
+        step.network.backward_done()
+    torch.nn.utils.clip_grad_norm_(step.network.parameters(), 1.0, foreach=True)
+    step.optimizer.step()
     if ours:
-        network.weights_changed()
-    optimizer.zero_grad(set_to_none=True)
+        step.network.weights_changed()
+    step.optimizer.zero_grad(set_to_none=True)
 
 
 def main() -> None:
@@ -264,6 +297,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--unet_only", action="store_true")
     parser.add_argument("--cached_text", action="store_true", help="text encoder outputs come from a cache; needs --unet_only")
+    parser.add_argument("--gradient_checkpointing", nargs="?", const=True, default=False, choices=("selective",), help="as in training")
     parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, contiguous pictures")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
@@ -280,6 +314,7 @@ def main() -> None:
         unet_only=options.unet_only,
         cached_text=options.cached_text,
         kernels=not options.plain,
+        checkpointing=options.gradient_checkpointing,
     )
     counts = counter.counts
     if options.json:

@@ -18,7 +18,7 @@ import toml
 from library.args.errors import BadArguments
 from library.args.lr_scheduler import int_or_float
 from library.args.names import KEY_VALUE_LISTS
-from library.args.parser import default_values, is_flag, options_of
+from library.args.parser import default_values, is_flag, is_flag_with_choices, options_of
 from library.files import written_whole
 
 try:
@@ -130,6 +130,8 @@ def _is_filler(option: Action, value: Any, given: Mapping[str, Any]) -> bool:
 def _converted(option: Action, value: Any, path: Path) -> Any:
     """`value` as the option takes it. Raises BadArguments, naming what is allowed, if that would lose anything."""
     try:
+        if is_flag_with_choices(option) and value in (True, False):
+            return bool(value)
         if is_flag(option):
             result = _switch(value)
         elif option.nargs == "*":

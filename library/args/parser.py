@@ -74,6 +74,11 @@ def is_flag(option: Action) -> bool:
     return option.nargs == 0
 
 
+def is_flag_with_choices(option: Action) -> bool:
+    """Whether the option is a flag that may be followed by one of a few words."""
+    return option.nargs == "?" and option.const is True
+
+
 def default_values(parser: ArgumentParser) -> dict[str, Any]:
     return {name: option.default for name, option in options_of(parser).items()}
 

@@ -99,8 +99,13 @@ def _add_speed_and_memory(group) -> None:
     group.add_argument("--mem_eff_attn", action="store_true", help="slow attention that needs little memory (default: off)")
     group.add_argument(
         "--gradient_checkpointing",
-        action="store_true",
-        help="compute activations again instead of keeping them: much less memory, about a quarter slower (default: off)",
+        type=str,
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("selective",),
+        help="compute activations again instead of keeping them: much less memory, about a quarter slower; 'selective': norms and gates"
+        " only, less memory at little cost (default: off)",
     )
     group.add_argument(
         "--cpu_offload_checkpointing", action="store_true", help="keep checkpointed activations in main memory (default: off)"

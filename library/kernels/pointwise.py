@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from library.kernels.recompute import CheapOutputs
+
 logger = logging.getLogger(__name__)
 
 OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0)}  # compute capability that Triton's code for a dtype needs
@@ -62,36 +64,57 @@ kernels = torch.ops.lora_kernels
 
 @dataclass(frozen=True)
 class Pointwise:
-    """The norms and gates of one U-Net. fused: by kernels where the numbers are half precision and the norm's weights are frozen."""
+    """The norms and gates of one U-Net. fused: by kernels where the numbers are half precision and the norm's weights are frozen.
+
+    cheap: is told each output, with selective checkpointing.
+    """
 
     fused: bool = False
+    cheap: CheapOutputs | None = None
 
     def group_norm(self, x: Tensor, norm: nn.GroupNorm, *, silu: bool = False, shift: Tensor | None = None) -> Tensor:
         """norm(x + shift), with SiLU after it if asked for. x (B, C, H, W); shift (B, C)."""
         if self._fuses(x, norm):
-            return _GroupNorm.apply(x, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+            return self._noted(_GroupNorm.apply, x, shift, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
         if shift is not None:
             x = x + shift[:, :, None, None]
-        normalised = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-        return F.silu(normalised) if silu else normalised
+        settings = (norm.num_groups, norm.weight, norm.bias, norm.eps)
+        normalised = self._noted(F.group_norm, x, *settings)
+        return self._note(F.silu(normalised), group_norm_and_silu, x, *settings) if silu else normalised
 
     def layer_norm(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """norm(x), over the last axis of x (..., D)."""
         if self._fuses(x, norm):
-            return _LayerNorm.apply(x, norm.weight, norm.bias, norm.eps)
-        return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+            return self._noted(_LayerNorm.apply, x, norm.weight, norm.bias, norm.eps)
+        return self._noted(F.layer_norm, x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
     def geglu(self, x: Tensor) -> Tensor:
         """The first half of x (..., 2 D) times GELU of the second (arXiv:2002.05202)."""
         if self._fuses(x):
-            return _GEGLU.apply(x)
+            return self._noted(_GEGLU.apply, x)
         values, gate = x.chunk(2, dim=-1)
-        return values * F.gelu(gate)
+        return self._note(values * self._noted(F.gelu, gate), values_times_gelu, values, gate)
+
+    def _noted(self, compute: Callable[..., Tensor], *inputs) -> Tensor:
+        return self._note(compute(*inputs), compute, *inputs)
+
+    def _note(self, output: Tensor, compute: Callable[..., Tensor], *inputs) -> Tensor:
+        if self.cheap is None or torch.compiler.is_compiling():
+            return output
+        return self.cheap.note(output, compute, *inputs)
 
     def _fuses(self, x: Tensor, norm: nn.Module | None = None) -> bool:
         if not self.fused or x.dtype not in OLDEST_GPU or torch.compiler.is_compiling():  # the compiler fuses plain torch by itself
             return False
         return norm is None or (norm.weight is not None and norm.bias is not None and not norm.weight.requires_grad)
+
+
+def group_norm_and_silu(x: Tensor, *settings) -> Tensor:
+    return F.silu(F.group_norm(x, *settings))
+
+
+def values_times_gelu(values: Tensor, gate: Tensor) -> Tensor:
+    return values * F.gelu(gate)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -150,15 +173,16 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> bool:
 
 def trial(device: torch.device, dtype: torch.dtype) -> bool:
     """Runs each kernel once on a few numbers; where one fails, says why in one line."""
-    from triton import TritonError
+    import triton
 
+    its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
     pointwise, norm = Pointwise(fused=True), nn.GroupNorm(1, 2).to(device, dtype).requires_grad_(False)
     x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype, requires_grad=True)
     try:
         result = pointwise.group_norm(x, norm, silu=True)
         result = pointwise.layer_norm(result, nn.LayerNorm(2).to(device, dtype).requires_grad_(False))
         pointwise.geglu(result).sum().backward()
-    except (TritonError, RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+    except (its_own_error, RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("norms and gates are computed by plain torch, a little slower: Triton does not work here (%s)", reason[0])
         return False

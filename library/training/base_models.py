@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from library.data.latent_cache import cache_latents as cache_group
 from library.kernels.attention import set_attention
+from library.kernels.frozen_conv import own_frozen_convolutions
 from library.kernels.layout import layout_for, own_layout
 from library.kernels.pointwise import Pointwise, kernels_for
+from library.kernels.recompute import CheapOutputs
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.devices import clear_device_cache
 from library.models.diffusers_folder import quiet_libraries
@@ -23,7 +25,7 @@ from library.models.swallow import swallow
 from library.training.accelerator import DTYPES, one_process_after_another
 from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData, drop_bad_images
-from library.training.memory import compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
+from library.training.memory import SELECTIVE, compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
 from library.training.vae_batches import EncodeInParts, vae_batch_size
 
 logger = logging.getLogger(__name__)
@@ -48,22 +50,30 @@ def load_models(args: Namespace, family: Family, accelerator: Accelerator, parts
         ),
     )
     if models.unet is not None:
-        set_attention(
-            models.unet,
-            models.vae,
-            sdpa=args.sdpa,
-            xformers=args.xformers,
-            mem_eff_attn=args.mem_eff_attn,
-            attention=args.attention,
-            device=accelerator.device,
-        )
-        own_pointwise(models.unet, Pointwise(fused=kernels_for(accelerator.device, DTYPES[args.mixed_precision])))
+        set_operations(args, models, accelerator)
     if models.vae is not None:
         slice_vae(args, models.vae)
     tell_of_switches_without_effect(args)
     if args.strict_compat:
         swallow(models.swallowed_draws)
     return models
+
+
+def set_operations(args: Namespace, models: Models, accelerator: Accelerator) -> None:
+    """How the U-Net computes attention, norms and gates, and which of them --gradient_checkpointing selective computes twice."""
+    set_attention(
+        models.unet,
+        models.vae,
+        sdpa=args.sdpa,
+        xformers=args.xformers,
+        mem_eff_attn=args.mem_eff_attn,
+        attention=args.attention,
+        device=accelerator.device,
+    )
+    cheap = CheapOutputs() if args.gradient_checkpointing == SELECTIVE else None
+    own_pointwise(models.unet, Pointwise(kernels_for(accelerator.device, DTYPES[args.mixed_precision]), cheap))
+    if cheap is not None:
+        cheap.keeping_recipes(models.unet)
 
 
 def vae_dtype(args: Namespace) -> torch.dtype:
@@ -140,21 +150,23 @@ def place_models(
 ) -> None:
     """Freezes, casts and places the base models, and sets their modes.
 
-    text_cached: the step needs no text encoder, so they wait on the CPU in fp32 for whoever draws previews. With gradient
-    checkpointing the models are in train mode, as checkpointing acts only there; the text encoders checkpoint only if they
-    are trained.
+    text_cached: the step needs no text encoder, so they wait on the CPU in fp32 for whoever draws previews. With whole
+    blocks checkpointed the models are in train mode, as checkpointing acts only there; the text encoders checkpoint only if
+    they are trained.
     """
     dtype = DTYPES[args.mixed_precision]
+    in_blocks = bool(args.gradient_checkpointing) and args.gradient_checkpointing != SELECTIVE
     for module in (models.unet, *models.text_encoders):
         module.requires_grad_(False)
-        module.train(args.gradient_checkpointing)
+        module.train(in_blocks)
     place(models.unet, accelerator.device, dtype)
     own_layout(models.unet, layout_for(accelerator.device, dtype))
     for text_encoder in models.text_encoders:
         place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:
         clear_device_cache(accelerator.device)
-    if args.gradient_checkpointing:
+    own_frozen_convolutions(models.unet)
+    if in_blocks:
         family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
     offload_checkpoints(args, models, accelerator.device)
     compile_blocks(args, models, accelerator.device)

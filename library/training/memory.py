@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Small layers at both ends of the U-Net, where rounding shows most. They also tell others the dtype that the model works in.
 KEPT_IN_FULL = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+SELECTIVE = "selective"  # --gradient_checkpointing of norms and gates alone
 COMPILED_VARIANTS = 64  # how many shapes and settings of a block are compiled before torch falls back
 
 
@@ -86,6 +87,8 @@ def offload_checkpoints(args: Namespace, models: Models, device: torch.device) -
         return
     if not args.gradient_checkpointing:
         logger.warning("--cpu_offload_checkpointing has no effect without --gradient_checkpointing: there are no checkpoints to move")
+    elif args.gradient_checkpointing == SELECTIVE:
+        logger.warning("--cpu_offload_checkpointing has no effect with --gradient_checkpointing selective: leave 'selective' out")
     elif device.type == "cpu":
         logger.warning("--cpu_offload_checkpointing has no effect: the device is the CPU, its memory is the main memory already")
     else:
@@ -99,6 +102,8 @@ def compile_blocks(args: Namespace, models: Models, device: torch.device) -> Non
     """
     if not args.torch_compile:
         return
+    if args.gradient_checkpointing == SELECTIVE:
+        logger.warning("--gradient_checkpointing selective has little effect with --torch_compile, which chooses by itself what it keeps")
     check_backend(args.dynamo_backend, device)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
     blocks = unet_blocks(models.unet)

@@ -93,7 +93,7 @@ def savings(args: Namespace) -> list[str]:
         (args.vae_batch_size > 1, "--vae_batch_size 1: while latents are cached"),
         (not small_states, "--optimizer_type AdamW8bit: a quarter of the optimizer's state"),
         (not args.network_train_unet_only, "--network_train_unet_only: the text encoders need no gradients"),
-        (not args.gradient_checkpointing, "--gradient_checkpointing: most activations are computed again, about a quarter slower"),
+        (args.gradient_checkpointing is not True, "--gradient_checkpointing: most activations are computed again, about a quarter slower"),
         (args.train_batch_size > 1, f"--train_batch_size 1 --gradient_accumulation_steps {args.train_batch_size}: same updates, slower"),
         (not args.fp8_base, "--fp8_base: the frozen models in 8 bits"),
     ]

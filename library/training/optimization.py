@@ -192,7 +192,7 @@ def place_network(args: Namespace, network: nn.Module, built: BuiltOptimizer, ac
     """Moves the adapter to the device, in half precision with --full_fp16 / --full_bf16; returns the prepared optimizer."""
     dtype = DTYPES[args.mixed_precision] if args.full_fp16 or args.full_bf16 else None
     network.to(accelerator.device, dtype)
-    if args.gradient_checkpointing and hasattr(network, "enable_gradient_checkpointing"):
+    if args.gradient_checkpointing is True and hasattr(network, "enable_gradient_checkpointing"):
         network.enable_gradient_checkpointing()
     prepared = accelerator.prepare_optimizer(built.optimizer)
     if args.full_fp16:

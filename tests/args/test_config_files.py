@@ -51,6 +51,11 @@ def test_every_file_of_the_gui_passes_the_checks(path, files, config_file):
         assert all("--sample_prompts" in line for line in str(error).split("\n")), error
 
 
+@pytest.mark.parametrize("text, value", [("true", True), ("false", False), ("'selective'", "selective")])
+def test_checkpointing_is_a_switch_that_may_also_say_selective(text, value, config_file):
+    assert merged(["--config_file", config_file(f"gradient_checkpointing = {text}")]).gradient_checkpointing == value
+
+
 def test_literal_quotes_of_the_gui_are_taken_off(config_file):
     args = merged(["--config_file", config_file("network_dim = 4"), *GUI_EXTRA_ARGV])
     normalise(args, "train_network")

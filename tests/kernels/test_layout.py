@@ -1,6 +1,5 @@
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.kernels.attention import own_attention
@@ -8,6 +7,7 @@ from library.kernels.layout import layout_for, own_layout
 from library.kernels.pointwise import Pointwise
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.stored_weights import store_weights
+from tests.kernels.small_unet import small_unet
 
 
 class Copies(TorchDispatchMode):
@@ -24,17 +24,7 @@ class Copies(TorchDispatchMode):
 
 @pytest.fixture(params=[False, True], ids=["conv_projection", "linear_projection"])
 def unet(request):
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        norm_num_groups=4,
-        cross_attention_dim=8,
-        attention_head_dim=2,
-        layers_per_block=1,
-        use_linear_projection=request.param,
-    ).requires_grad_(False)
+    unet = small_unet(use_linear_projection=request.param)
     own_attention(unet)
     own_pointwise(unet, Pointwise())
     return unet
