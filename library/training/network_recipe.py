@@ -7,6 +7,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
@@ -22,6 +23,7 @@ from library.training.memory_shortage import memory_shortage_explained
 from library.training.optimization import Optimization, Update
 from library.training.plan import Plan
 from library.training.positions import Position
+from library.training.preview_prompts import PreviewPrompt
 from library.training.run_memory import RunMemory
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saving_points import SavePoints
@@ -91,11 +93,23 @@ class Run:
         return enumerate(self.loader.epoch(epoch, first_step=first_step, skip=done), done)
 
 
-def prepare(args: Namespace, family: Family) -> Run:
-    """Builds data sets, models, caches, network, optimizer and schedule, in the order that keeps random numbers in step.
+@dataclass(frozen=True)
+class Task:
+    """What is known of a run before a model is loaded. saved: the training state that it goes on from, if any."""
 
-    Raises ValueError for what the user can mend; everything about the data is checked before a model is loaded.
-    """
+    prompts: list[PreviewPrompt]
+    tracking: dict[str, Any]
+    saved: resuming.SavedRun | None
+    session: Session
+    accelerator: Accelerator
+    data: RunData
+    plan: Plan
+    start: Position
+    hashes: ModelHashes
+
+
+def understand(args: Namespace, family: Family) -> Task:
+    """Reads what the options name, all but the models. Raises ValueError for what the user can mend."""
     prompts, tracking = previews.read_prompts(args, family), settings.tracker_arguments(args)
     saved = resuming.saved_run(args, family.base_model_version)
     seed = resuming.seed_of(saved, args)
@@ -107,6 +121,16 @@ def prepare(args: Namespace, family: Family) -> Run:
     optimization.check_settings(args, plan, accelerator.num_processes)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
+    return Task(prompts, tracking, saved, session, accelerator, data, plan, start, hashes)
+
+
+def prepare(args: Namespace, family: Family) -> Run:
+    """Builds data sets, models, caches, network, optimizer and schedule, in the order that keeps random numbers in step.
+
+    Raises ValueError for what the user can mend; everything about the data is checked before a model is loaded.
+    """
+    task = understand(args, family)
+    saved, session, accelerator, data, plan, start = task.saved, task.session, task.accelerator, task.data, task.plan, task.start
     models = base_models.load_models(args, family, accelerator)
     base_models.cache_latents(data, args, family, models, accelerator)
 
@@ -120,7 +144,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     hooks = adapter.Hooks(network, family.text_encoder_for_network(models), models.unet)
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
     scale_weight_norms = adapter.supported_scale_weight_norms(network, args.scale_weight_norms)
-    metadata = run_metadata(args, session, hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
+    metadata = run_metadata(args, session, task.hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
     parts = settings.step_parts(args, family, models, network, accelerator)
     step_settings = settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
@@ -144,13 +168,13 @@ def prepare(args: Namespace, family: Family) -> Run:
         parts=parts,
         step_settings=step_settings,
         saves=saves,
-        previews=previews.build_previews(args, prompts, family, models, network, accelerator),
+        previews=previews.build_previews(args, task.prompts, family, models, network, accelerator),
         validation=validation,
         states=settings.state_points(args, plan, write_state, accelerator, hub),
         start=start,
         memory=memory,
         accelerator=accelerator,
-        open_trackers=lambda: trackers.start_trackers(accelerator, **tracking),
+        open_trackers=lambda: trackers.start_trackers(accelerator, **task.tracking),
         accumulation=args.gradient_accumulation_steps,
         scale_weight_norms=scale_weight_norms,
         strict_compat=args.strict_compat,
