@@ -41,12 +41,12 @@ def _blot_out(secrets: list[bytes]) -> None:
 
 
 def warn_of_what_wandb_records(typed: Mapping[str, Any]) -> None:
-    """Warns of keys typed on the command line, and tells of paths and names there when --log_with sends it to wandb."""
+    """Warns of keys, and tells of paths and names, among the values typed on the command line when --log_with sends it to wandb."""
+    if typed.get("log_with") not in ("wandb", "all"):
+        return
     for name, variable in SECRETS.items():
         if typed.get(name):
             logger.warning("--%s on the command line stands in the shell's history: set %s in the environment instead", name, variable)
-    if typed.get("log_with") not in ("wandb", "all"):
-        return
     shown = [f"--{name}" for name, value in typed.items() if name not in SECRETS and _is_private(name, value)]
     if typed.get("huggingface_repo_id") and typed.get("huggingface_repo_visibility") != "public":
         shown.append("--huggingface_repo_id")

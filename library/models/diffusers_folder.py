@@ -10,6 +10,9 @@ import torch
 import transformers
 from torch import nn
 
+LACKING = "keys are missing"
+"""What diffusers says of a file that lacks weights; newer versions leave them without memory, a NotImplementedError when they are moved."""
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
@@ -66,9 +69,9 @@ def load_part(kind: type, path: str, subfolder: str | None, *, dtype: torch.dtyp
         try:
             with quiet_libraries():
                 return kind.from_pretrained(path, torch_dtype=dtype, variant=variant, **options).to(device)
-        except NotImplementedError as error:  # a weight that the file lacks was left without a place in memory
-            raise ValueError(f"{path}: cannot load {subfolder or 'the model'}: its file lacks weights; download it again") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError) as error:
+            if isinstance(error, NotImplementedError) or LACKING in str(error):
+                raise ValueError(f"{path}: cannot load {subfolder or 'the model'}: its file lacks weights; download it again") from error
             failures.append(error)
     reason = failures[variants.index(None)]
     raise ValueError(f"{path}: cannot load {subfolder or 'the model'} ({str(reason).splitlines()[0]})") from reason

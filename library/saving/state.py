@@ -153,7 +153,7 @@ def read_record(folder: Path) -> RunRecord | None:
     try:
         record = RunRecord(**content)
         for one in fields(record):
-            kind = {int: int, str: str}.get(one.type, Mapping)
+            kind = one.type if one.type in (bool, int, float, str) else Mapping
             if not isinstance(getattr(record, one.name), kind):
                 raise TypeError(f"{one.name} is {getattr(record, one.name)!r}")
         return record

@@ -275,7 +275,7 @@ def train_network(args: Namespace, family: Family) -> None:
     if args.lr_scheduler_preview:
         preview_schedule(args, family)
         return
-    with memory_shortage_explained(args), settings.fast_arithmetic(args):
+    with memory_shortage_explained(args), settings.fast_arithmetic(args), trackers.bars_closed():
         run = prepare(args, family)
         if run.accelerator.num_processes > 1:  # signals reach processes at different steps
             train(run)

@@ -6,7 +6,8 @@ Values of a step are read from the device one step late, so the report never mak
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,16 @@ def _ready_wandb(api_key: str | None, folder: Path | None) -> None:
         os.environ["WANDB_DIR"] = str(folder)
     if api_key:
         wandb.login(key=api_key)
+
+
+@contextmanager
+def bars_closed() -> Iterator[None]:
+    """However the body ends, what is written afterwards begins on a line of its own and not behind a progress bar."""
+    try:
+        yield
+    finally:
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
 
 
 def logged_config(options: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_the_batches_of_all_data_sets_share_one_index_space(group):
 def test_nothing_to_train_on_is_an_error_that_lists_where_was_looked():
     empty = dataset([])
     empty.settings.subsets += [Subset(image_dir="cats", num_repeats=10), Subset(metadata_file="meta.json")]
-    with pytest.raises(ValueError, match=r"(?s)no training image was found.*cats \(num_repeats 10\).*meta.json"):
+    with pytest.raises(ValueError, match=r"(?s)no training image was found.*cats \(there is no such folder\).*meta.json \(num_repeats 1\)"):
         DatasetGroup([empty])
     with pytest.raises(ValueError, match="--train_data_dir"):
         DatasetGroup([dataset([])])

@@ -1,42 +1,76 @@
-"""Whole runs on a tiny model into which a NaN is put, at each place where one can arise."""
+"""Whole runs on a tiny model into which a NaN is put, at each place where one can arise: no run is ruined, and each says where it was."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from library.saving.weights import load_tensors
 from library.training import network_recipe
-from library.training.guard import weights_are_finite
 from library.training.saving_points import NotSaved
 from tests.training.small_run import prepared, write_images
+
+pytestmark = pytest.mark.usefixtures("models_loaded_once")
+CACHED = ("--cache_latents",)
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_images(tmp_path / "data")
+    return write_images(tmp_path / "data", count=3)
 
 
-def spoil_loss(run, monkeypatch):
-    real, calls = network_recipe.training_loss, []
+def spoil_vae(run, monkeypatch):
+    """One image in half precision: the VAE gives NaN for it."""
+    encode, calls = run.family.encode_images, []
 
-    def spoiled(*parts):
-        loss, step = real(*parts)
-        calls.append(loss)
-        return (loss * math.nan, step) if len(calls) == 2 else (loss, step)
+    def spoiled(vae, pixels, seeds):
+        calls.append(pixels)
+        latents = encode(vae, pixels, seeds)
+        return latents * math.nan if len(calls) == 2 else latents
 
-    monkeypatch.setattr(network_recipe, "training_loss", spoiled)
+    monkeypatch.setattr(type(run.family), "encode_images", lambda self, vae, pixels, seeds=None: spoiled(vae, pixels, seeds))
 
 
-def spoil_gradient(run, monkeypatch):
-    weight = next(parameter for parameter in run.network.parameters() if parameter.requires_grad)
-    calls = []
+def spoil_text(run, monkeypatch):
+    encode, calls = run.family.encode_text, []
 
-    def spoiled(gradient):
-        calls.append(gradient)
-        return torch.full_like(gradient, math.inf) if len(calls) == 2 else gradient
+    def spoiled(*args, **options):
+        calls.append(args)
+        states = encode(*args, **options)
+        return {name: state * math.nan for name, state in states.items()} if len(calls) == 2 else states
 
-    weight.register_hook(spoiled)
+    monkeypatch.setattr(type(run.family), "encode_text", lambda self, *args, **options: spoiled(*args, **options))
+
+
+def spoil_loss(value: float):
+    def spoil(run, monkeypatch):
+        real, calls = network_recipe.training_loss, []
+
+        def spoiled(*parts):
+            loss, step = real(*parts)
+            calls.append(loss)
+            return (loss * value, step) if len(calls) == 2 else (loss, step)
+
+        monkeypatch.setattr(network_recipe, "training_loss", spoiled)
+
+    return spoil
+
+
+def spoil_gradient(value: float):
+    def spoil(run, monkeypatch):
+        weight = next(parameter for parameter in run.network.parameters() if parameter.requires_grad)
+        calls = []
+
+        def spoiled(gradient):
+            calls.append(gradient)
+            return torch.full_like(gradient, value) if len(calls) == 2 else gradient
+
+        weight.register_hook(spoiled)
+
+    return spoil
 
 
 def spoil_latent(run, monkeypatch):
@@ -52,29 +86,81 @@ def spoil_latent(run, monkeypatch):
     monkeypatch.setattr(run.loader, "epoch", spoiled)
 
 
-@pytest.mark.parametrize("spoil", [spoil_loss, spoil_gradient, spoil_latent])
-def test_one_bad_step_leaves_a_finite_network_and_a_message(spoil, tiny_models, data, tmp_path, monkeypatch, capsys):
-    run = prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents")
-    spoil(run, monkeypatch)
+def after_step_2(spoil: Callable):
+    def watch(run, monkeypatch):
+        def spoiled(update):
+            if update.global_step == 2:
+                with torch.no_grad():
+                    spoil(run)
+
+        run.update_watchers.append(spoiled)
+
+    return watch
+
+
+def spoil_optimizer_state(run):
+    state = next(iter(run.optimizer.state.values()))
+    state["exp_avg"].fill_(math.nan)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """where: NaN or infinite values arise. told: what is read, all of it. skipped: updates left out."""
+
+    where: str
+    spoil: Callable
+    told: tuple[str, ...]
+    options: tuple[str, ...] = CACHED
+    skipped: int = 1
+
+
+FAULTS = [
+    Fault("an image in the VAE", spoil_vae, ("replaced by zeros", ".png", "--no_half_vae"), options=(), skipped=0),
+    Fault("a latent", spoil_latent, ("step 2: update left out", "in latents, loss, gradient", ".png: thing, number")),
+    Fault("the text encoder", spoil_text, ("step 2: update left out", "in loss, gradient", ".png: thing, number")),
+    Fault("the loss, NaN", spoil_loss(math.nan), ("step 2: update left out", ".png: thing, number")),
+    Fault("the loss, infinite", spoil_loss(math.inf), ("step 2: update left out", ".png: thing, number")),
+    Fault("a gradient, NaN", spoil_gradient(math.nan), ("step 2: update left out", "values in gradient", "1 of ")),
+    Fault("a gradient, infinite", spoil_gradient(math.inf), ("step 2: update left out", "values in gradient", "1 of ")),
+    Fault(
+        "a weight",
+        after_step_2(lambda run: next(run.network.parameters()).fill_(math.nan)),
+        ("the weights themselves", "back to the weights"),
+    ),
+    Fault("the optimizer's memory", after_step_2(spoil_optimizer_state), ("the weights themselves", "back to the weights")),
+]
+
+
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.where) for fault in FAULTS])
+def test_no_value_that_is_not_finite_ruins_a_run(fault, tiny_models, data, tmp_path, monkeypatch, capsys):
+    run = prepared(tiny_models("sd1"), data, tmp_path, *fault.options)
+    fault.spoil(run, monkeypatch)
     network_recipe.train(run)
-    assert all(torch.isfinite(tensor).all() for tensor in load_tensors(tmp_path / "lora.safetensors").values())
     told = capsys.readouterr().err
-    assert "step 2: update left out" in told and ".png: thing, number" in told
-    assert run.optimization.guard.skipped == 1
+    assert not [words for words in fault.told if words not in told], told
+    assert run.optimization.guard.skipped == fault.skipped
+    assert all(torch.isfinite(tensor).all() for tensor in load_tensors(tmp_path / "lora.safetensors").values())
 
 
-def test_weights_with_nan_are_taken_back_and_training_goes_on(tiny_models, data, tmp_path, capsys):
-    run = prepared(tiny_models("sd1"), data, tmp_path)
+def test_an_image_whose_latents_are_nan_stops_the_caching_and_leaves_no_file(tiny_models, data, tmp_path, monkeypatch):
+    from library.models.sd import SD
 
-    def spoil(update):
-        if update.global_step == 2:
-            with torch.no_grad():
-                next(run.network.parameters()).fill_(math.nan)
+    encode = SD.encode_images
+    monkeypatch.setattr(SD, "encode_images", lambda self, *parts: encode(self, *parts) * math.nan)
+    with pytest.raises(ValueError, match=r"\.png.*--no_half_vae"):
+        prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+    assert not list(data.rglob("*.npz"))
 
-    run.update_watchers.append(spoil)
-    network_recipe.train(run)
-    assert weights_are_finite(run.network)
-    assert "the weights themselves" in capsys.readouterr().err
+
+def test_a_cache_file_with_nan_is_made_again(tiny_models, data, tmp_path):
+    prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+    path = next(data.rglob("0_*.npz"))
+    arrays = dict(np.load(path))
+    del arrays["source"]
+    arrays["latents"] = np.full_like(arrays["latents"], np.nan)
+    np.savez(path, **arrays)
+    prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+    assert np.isfinite(np.load(path)["latents"]).all()
 
 
 def test_a_file_with_nan_is_never_written(tiny_models, data, tmp_path):
