@@ -67,3 +67,8 @@ def trained(run) -> list:
     run.watchers.append(steps.append)
     train(run)
     return steps
+
+
+def small_run(model: Path, data: Path, out: Path, *options: str):
+    """A prepared SD run of four steps of one image; `options` as typed, of which later ones replace earlier ones."""
+    return prepared("sd", [*arguments(model, data, out, train_batch_size=1, max_train_steps=4, seed=7), *options])

@@ -64,7 +64,7 @@ def frame_in_bucket(size: Size, record: ImageRecord, random_crop: bool, rng) -> 
 
 
 def frame_unscaled(size: Size, target: Size, subset: Subset, path: Path, rng) -> Framing:
-    """Without buckets: the image must have the resolution, or be larger and cut by random_crop or around a face.
+    """Without buckets: the image must have the resolution, or be larger and cut by random_crop, center_crop or around a face.
 
     Draws: with random_crop one for each side that is too long, height first; around a face see `_frame_face`.
     Raises ValueError for an image that cannot be cut to `target`.
@@ -72,12 +72,15 @@ def frame_unscaled(size: Size, target: Size, subset: Subset, path: Path, rng) ->
     face = face_in_name(path) if subset.face_crop_aug_range is not None else None
     if face is not None and face[0] > 0 and max(face[2:]) > 0 and size != target:
         return _frame_face(size, target, face, subset, path, rng)
-    fits = size == target or (subset.random_crop and size[0] >= target[0] and size[1] >= target[1])
+    may_be_cut = subset.random_crop or subset.center_crop
+    fits = size == target or (may_be_cut and size[0] >= target[0] and size[1] >= target[1])
     if not fits:
         raise ValueError(
             f"{path} is {size[0]}x{size[1]} but --resolution is {target[0]}x{target[1]}: turn on --enable_bucket, "
             "resize the image, or for a larger one turn on --random_crop"
         )
+    if subset.center_crop:
+        return centered(size, size, target)
     top = rng.randint(0, size[1] - target[1]) if size[1] > target[1] else 0
     left = rng.randint(0, size[0] - target[0]) if size[0] > target[0] else 0
     return Framing(size, size, left, top, target)

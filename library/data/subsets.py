@@ -36,6 +36,8 @@ class Subset:
     flip_aug: bool = False
     face_crop_aug_range: tuple[float, float] | None = None
     random_crop: bool = False
+    center_crop: bool = False
+    """For images held out: without buckets larger ones are cut from the middle, where training would cut anywhere or around a face."""
     alpha_mask: bool = False
     resize_interpolation: str | None = None
     custom_attributes: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from library.data.registration import Registered
-from library.data.subsets import DatasetSettings, ImageRecord
+from library.data.subsets import DatasetSettings, ImageRecord, Subset
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,12 @@ def holds_images_out(settings: Iterable[DatasetSettings]) -> bool:
 
 def without_chance(settings: Sequence[DatasetSettings]) -> list[DatasetSettings]:
     """The same data sets with nothing done to images and captions at random, so a change of the loss is one of the network."""
-    return [replace(one, subsets=[replace(subset, **WITHOUT_CHANCE) for subset in one.subsets]) for one in settings]
+    return [replace(one, subsets=[_measured(subset) for subset in one.subsets]) for one in settings]
+
+
+def _measured(subset: Subset) -> Subset:
+    cut = subset.random_crop or subset.face_crop_aug_range is not None
+    return replace(subset, **WITHOUT_CHANCE, center_crop=cut)
 
 
 def leave_out_trained(held_out: Registered, trained: Iterable[ImageRecord]) -> None:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 PROMPTS = "a (thing:1.3) --n blurry --d 5 --s 1 --w 64 --h 72 --ss euler_a\nplain --s 1 --w 64 --h 64"
 WATCHED = ("--sample_at_first", "--sample_every_n_steps", "2", "--validate_every_n_steps", "2", "--max_validation_steps", "1")
@@ -33,7 +33,7 @@ def looked_at(tiny_models, tmp_path_factory):
             prompts.write_text(PROMPTS, encoding="utf-8")
             looks = [*WATCHED, "--sample_prompts", str(prompts)] if watched else ["--validate_every_n_epochs", "99"]
             common = ["--validation_split", "0.4", "--network_dropout", "0.3", "--logging_dir", str(folder / "logs")]
-            run = prepared(tiny_models("sd1"), write_images(folder / "data", count=5), folder / "out", *common, *looks)
+            run = small_run(tiny_models("sd1"), picture_folder(folder / "data", 5, repeats=1), folder / "out", *common, *looks)
             losses: list[float] = []
             run.watchers.append(lambda step: losses.append(float(step.loss)))
             train(run)

@@ -5,7 +5,7 @@ import torch
 
 from library.saving.weights import load_tensors
 from library.training.network_recipe import train
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 pytestmark = pytest.mark.usefixtures("models_loaded_once")
 BF16 = ["--mixed_precision", "bf16", "--full_bf16", "--gradient_checkpointing"]
@@ -19,7 +19,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_learns_and_keeps_its_norms_within_the_bound(tiny_models, tmp_path, name):
     options = [*RUNS[name], "--max_train_steps", "3", "--scale_weight_norms", "0.01", "--learning_rate", "0.01"]
-    run = prepared(tiny_models("sd1"), write_images(tmp_path / "data", count=4), tmp_path / "out", *options)
+    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", 4, repeats=1), tmp_path / "out", *options)
     before = {key: tensor.clone() for key, tensor in run.network.state_dict().items()}
     train(run)
     after = run.network.state_dict()

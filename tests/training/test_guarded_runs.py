@@ -11,7 +11,7 @@ import torch
 from library.saving.weights import load_tensors
 from library.training import network_recipe
 from library.training.saving_points import NotSaved
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 pytestmark = pytest.mark.usefixtures("models_loaded_once")
 CACHED = ("--cache_latents",)
@@ -19,7 +19,7 @@ CACHED = ("--cache_latents",)
 
 @pytest.fixture
 def data(tmp_path):
-    return write_images(tmp_path / "data", count=3)
+    return picture_folder(tmp_path / "data", 3, repeats=1)
 
 
 def spoil_vae(run, monkeypatch):
@@ -133,7 +133,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.where) for fault in FAULTS])
 def test_no_value_that_is_not_finite_ruins_a_run(fault, tiny_models, data, tmp_path, monkeypatch, capsys):
-    run = prepared(tiny_models("sd1"), data, tmp_path, *fault.options)
+    run = small_run(tiny_models("sd1"), data, tmp_path, *fault.options)
     fault.spoil(run, monkeypatch)
     network_recipe.train(run)
     told = capsys.readouterr().err
@@ -148,23 +148,23 @@ def test_an_image_whose_latents_are_nan_stops_the_caching_and_leaves_no_file(tin
     encode = SD.encode_images
     monkeypatch.setattr(SD, "encode_images", lambda self, *parts: encode(self, *parts) * math.nan)
     with pytest.raises(ValueError, match=r"\.png.*--no_half_vae"):
-        prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+        small_run(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
     assert not list(data.rglob("*.npz"))
 
 
 def test_a_cache_file_with_nan_is_made_again(tiny_models, data, tmp_path):
-    prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+    small_run(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
     path = next(data.rglob("0_*.npz"))
     arrays = dict(np.load(path))
     del arrays["source"]
     arrays["latents"] = np.full_like(arrays["latents"], np.nan)
     np.savez(path, **arrays)
-    prepared(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
+    small_run(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
     assert np.isfinite(np.load(path)["latents"]).all()
 
 
 def test_a_file_with_nan_is_never_written(tiny_models, data, tmp_path):
-    run = prepared(tiny_models("sd1"), data, tmp_path, "--nan_guard", "off")
+    run = small_run(tiny_models("sd1"), data, tmp_path, "--nan_guard", "off")
     with torch.no_grad():
         next(run.network.parameters()).fill_(math.nan)
     with pytest.raises(NotSaved, match="NaN"):
@@ -185,7 +185,7 @@ def test_a_run_that_goes_on_in_the_middle_of_a_bad_stretch_rolls_back_like_one_t
         return (loss * math.nan, step) if spoiled.step in (3, 4) else (loss, step)
 
     def trained(out, *more):
-        run = prepared(tiny_models("sd1"), data, tmp_path / out, *options, *optimizer, *more)
+        run = small_run(tiny_models("sd1"), data, tmp_path / out, *options, *optimizer, *more)
         spoiled.step = run.start.global_step + 1
         run.update_watchers.append(lambda update: setattr(spoiled, "step", update.global_step + 1))
         network_recipe.train(run)

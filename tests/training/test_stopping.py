@@ -8,7 +8,7 @@ import torch
 from library.saving.weights import load_tensors
 from library.training import network_recipe, stopping
 from library.training.stopping import Stopped, StopRequest
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 
 def test_a_signal_notes_the_request_and_a_second_one_is_no_longer_held_back():
@@ -35,11 +35,11 @@ def test_on_windows_a_break_asks_as_well_and_a_handler_that_is_not_pythons_is_no
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process on Windows")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bytes(number, tiny_models, tmp_path, capsys):
-    data, model = write_images(tmp_path / "data"), tiny_models("sd1")
-    whole = prepared(model, data, tmp_path / "whole")
+    data, model = picture_folder(tmp_path / "data", 4, repeats=1), tiny_models("sd1")
+    whole = small_run(model, data, tmp_path / "whole")
     network_recipe.train(whole)
 
-    run = prepared(model, data, tmp_path / "stopped")
+    run = small_run(model, data, tmp_path / "stopped")
     run.update_watchers.append(lambda update: update.global_step == 2 and os.kill(os.getpid(), number))
     with pytest.raises(Stopped) as end, run.stop.listening(run.states.ask):
         network_recipe.train(run)
@@ -48,6 +48,6 @@ def test_a_stopped_run_is_saved_and_goes_on_to_the_same_bytes(number, tiny_model
     assert f"--resume {folder}" in capsys.readouterr().err
     assert (tmp_path / "stopped" / "lora-step00000002.safetensors").exists()
 
-    network_recipe.train(prepared(model, data, tmp_path / "stopped", "--resume", str(folder)))
+    network_recipe.train(small_run(model, data, tmp_path / "stopped", "--resume", str(folder)))
     expected, got = (load_tensors(tmp_path / name / "lora.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(tensor, got[name]) for name, tensor in expected.items())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from library.training.validation import Measured, Validation, ValidationSettings
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 MAIN = SimpleNamespace(is_main_process=True)
 
@@ -43,12 +43,12 @@ def test_measuring_again_gives_the_same_whatever_was_drawn_in_between(looked_at)
 
 
 def test_an_images_loss_does_not_depend_on_the_batch_it_comes_in(tiny_models, tmp_path):
-    data = write_images(tmp_path / "data")
+    data = picture_folder(tmp_path / "data", 4, repeats=1)
 
     def loss(batch_size: int) -> float:
         options = ["--validation_split", "0.5", "--train_batch_size", str(batch_size), "--flip_aug", "--shuffle_caption"]
         record = Record()
-        prepared(tiny_models("sd1"), data, tmp_path / "out", *options).validation.after_epoch(record, epoch=1, global_step=1)
+        small_run(tiny_models("sd1"), data, tmp_path / "out", *options).validation.after_epoch(record, epoch=1, global_step=1)
         return record.logged[0][0]["loss/validation/epoch_average"]
 
     assert loss(1) == pytest.approx(loss(2), rel=1e-5)
