@@ -1,3 +1,4 @@
+import inspect
 import logging
 
 import pytest
@@ -74,3 +75,10 @@ def test_attention_with_a_norm_or_a_residual_goes_through_diffusers():
     expected = attention(x)
     own_attention(attention)
     assert torch.equal(attention(x), expected)
+
+
+def test_diffusers_finds_what_our_processor_takes():
+    """The signature that is put together beforehand is that of the function."""
+    taken = inspect.signature(SharedInputProcessor().__call__).parameters
+    code = SharedInputProcessor.__call__.__code__
+    assert list(taken) == list(code.co_varnames[1 : code.co_argcount])
