@@ -66,14 +66,15 @@ def make_accelerator(
 def keep_models_whole(deepspeed: bool) -> None:
     """Turns what DeepSpeed and FSDP would spread over processes back into plain data-parallel training, and says so.
 
-    They spread optimizer state, gradients and weights of what is trained. Of an adapter that is a few MB, and the numbers are the same.
+    What they save of an adapter is its gradients and optimizer state, some hundred MB for a large one. Spread weights of the base model
+    would have to be gathered for every layer in every step, and 8 bit or swapped blocks save more. The numbers are the same.
     deepspeed: --deepspeed was given; the choices of accelerate's own config come in its environment variables.
     """
     chosen = {name for variable, name in SHARDING.items() if os.environ.pop(variable, "").lower() in ("1", "true")}
     chosen |= {"DeepSpeed"} if deepspeed else set()
     if chosen:
         logger.warning(
-            "%s has nothing to spread but the adapter, so every process trains the whole of it and gradients are averaged, with the same "
+            "%s would spread little besides the adapter, so every process trains the whole of it and gradients are averaged, with the same "
             "result; the base model has to fit on each GPU, and --fp8_base or --blocks_to_swap make it smaller",
             " and ".join(sorted(chosen)),
         )
