@@ -173,6 +173,7 @@ def command_line(task: Task, options: Mapping[str, Any], seed: int, out: Path, *
         "max_train_steps": task.steps,
         "validate_every_n_epochs": task.steps + 1,  # the bench measures by itself
         "seed": seed,
+        "validation_seed": 1,  # the same noise is measured with in all runs
         "console_log_level": "ERROR",
         **options,
     }
