@@ -43,7 +43,7 @@ from library.training.previews import Previews
 from library.training.saving_points import SavePoints
 from library.training.state_points import StatePoints
 from tests.golden_workshop import Workshop
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 PHASES = ("starting", "caching", "training", "saving a network", "saving a state", "drawing previews")
 STARTING, CACHING, TRAINING, NETWORK, STATE, PREVIEWS = range(len(PHASES))
@@ -111,7 +111,7 @@ def train_here(model: Path, place: Path, clock: Clock, options: Sequence[str]) -
         StatePoints._save = clock.inside(STATE, StatePoints._save)
         Previews._draw = clock.inside(PREVIEWS, Previews._draw)
         prompts = place / "prompts.txt"
-        run = prepared(model, place / "data", place / "out", *options, "--sample_prompts", str(prompts))
+        run = small_run(model, place / "data", place / "out", *options, "--sample_prompts", str(prompts))
         clock.inside(TRAINING, network_recipe.train)(run)
 
 
@@ -172,7 +172,7 @@ class Workplace:
 
     def place(self, name: str) -> Path:
         folder = self.root / name
-        write_images(folder / "data", IMAGES)
+        picture_folder(folder / "data", IMAGES, repeats=1)
         (folder / "prompts.txt").write_text("a thing --w 64 --h 64 --s 2 --d 3\n", encoding="utf-8")
         return folder
 
@@ -350,7 +350,7 @@ def main() -> None:
         model = Workshop(Path(folder), Path(__file__).parent / "golden").model("sd1")
         workplace = Workplace(Path(folder), model, [*OPTIONS, "--max_data_loader_n_workers", str(options.workers)])
         place = workplace.place("warm-up")
-        prepared(model, place / "data", place / "out", *workplace.options, "--sample_prompts", str(place / "prompts.txt"))
+        small_run(model, place / "data", place / "out", *workplace.options, "--sample_prompts", str(place / "prompts.txt"))
         whole = Whole(workplace)
         times = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in zip(PHASES, whole.seconds, strict=True))
         print(f"never interrupted: {whole.total:.1f} s; {times}", flush=True)

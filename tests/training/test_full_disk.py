@@ -14,7 +14,7 @@ import pytest
 from library.saving.weights import load_tensors
 from library.training import network_recipe
 from library.training.saving_points import NotSaved
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 MIB = 2**20
 
@@ -80,7 +80,7 @@ def started(disk, tiny_models, tmp_path):
     options = ["--save_every_n_steps", "1", "--save_state"]
     options += ["--sample_every_n_steps", "1", "--sample_prompts", str(tmp_path / "prompts.txt")]
     options += ["--logging_dir", str(disk.folder / "logs"), "--log_with", "tensorboard", "--network_train_unet_only"]
-    run = prepared(tiny_models("sd1"), write_images(tmp_path / "data"), disk.folder / "out", *options)
+    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", 4, repeats=1), disk.folder / "out", *options)
     run.update_watchers.append(lambda update: disk.fill() if update.global_step == 2 else None)
     return run
 
@@ -116,7 +116,7 @@ def test_latents_that_find_no_room_stay_in_memory(tiny_models, tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(latent_cache, "write_latents", no_room)
-    run = prepared(tiny_models("sd1"), write_images(tmp_path / "data"), tmp_path, "--cache_latents_to_disk", "--max_train_steps", "1")
+    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", 4, repeats=1), tmp_path, "--cache_latents_to_disk", "--max_train_steps", "1")
     network_recipe.train(run)
     assert caplog.text.count("No space left on device") == 1 and "stays in memory" in caplog.text
     assert (tmp_path / "lora.safetensors").exists()

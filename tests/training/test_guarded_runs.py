@@ -116,10 +116,10 @@ class Fault:
 
 FAULTS = [
     Fault("an image in the VAE", spoil_vae, ("replaced by zeros", ".png", "--no_half_vae"), options=(), skipped=0),
-    Fault("a latent", spoil_latent, ("step 2: update left out", "in latents, loss, gradient", ".png: thing, number")),
-    Fault("the text encoder", spoil_text, ("step 2: update left out", "in loss, gradient", ".png: thing, number")),
-    Fault("the loss, NaN", spoil_loss(math.nan), ("step 2: update left out", ".png: thing, number")),
-    Fault("the loss, infinite", spoil_loss(math.inf), ("step 2: update left out", ".png: thing, number")),
+    Fault("a latent", spoil_latent, ("step 2: update left out", "in latents, loss, gradient", ".png: picture ")),
+    Fault("the text encoder", spoil_text, ("step 2: update left out", "in loss, gradient", ".png: picture ")),
+    Fault("the loss, NaN", spoil_loss(math.nan), ("step 2: update left out", ".png: picture ")),
+    Fault("the loss, infinite", spoil_loss(math.inf), ("step 2: update left out", ".png: picture ")),
     Fault("a gradient, NaN", spoil_gradient(math.nan), ("step 2: update left out", "values in gradient", "1 of ")),
     Fault("a gradient, infinite", spoil_gradient(math.inf), ("step 2: update left out", "values in gradient", "1 of ")),
     Fault(

@@ -4,7 +4,7 @@ import torch
 
 from library.kernels.recompute import Recipe
 from library.training.network_recipe import train
-from tests.training.small_run import prepared, write_images
+from tests.tiny_runs import picture_folder, small_run
 
 
 def test_selective_checkpointing_trains_the_same_weights(looked_at, tiny_models, tmp_path, monkeypatch):
@@ -12,7 +12,7 @@ def test_selective_checkpointing_trains_the_same_weights(looked_at, tiny_models,
     monkeypatch.setattr(Recipe, "output", lambda recipe: computed_again.append(recipe) or output(recipe))
     as_looked_at = ("--validation_split", "0.4", "--network_dropout", "0.3", "--validate_every_n_epochs", "99")
     options = (*as_looked_at, "--gradient_checkpointing", "selective")
-    run = prepared(tiny_models("sd1"), write_images(tmp_path / "data", count=5), tmp_path / "out", *options)
+    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", 5, repeats=1), tmp_path / "out", *options)
     train(run)
     assert computed_again
     expected = looked_at(False).weights
