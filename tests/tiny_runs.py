@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from tests.data.scenes import paint
 from tests.golden_workshop import read_command_line
 
@@ -70,5 +72,6 @@ def trained(run) -> list:
 
 
 def small_run(model: Path, data: Path, out: Path, *options: str):
-    """A prepared SD run of four steps of one image; `options` as typed, of which later ones replace earlier ones."""
+    """A prepared SD run of four steps of one image, on one thread; `options` as typed, of which later ones replace earlier ones."""
+    torch.set_num_threads(1)
     return prepared("sd", [*arguments(model, data, out, train_batch_size=1, max_train_steps=4, seed=7), *options])

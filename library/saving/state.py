@@ -39,6 +39,10 @@ NUMPY_GLOBALS = [
 """What a pickled array or number of numpy 1 or numpy 2 is made of."""
 
 
+PLAIN = {bool: bool, int: int, float: (int, float), str: str}
+"""What JSON gives for each kind of field; the others are tables."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """Where a run stood and what its data and numbers came from.
@@ -153,7 +157,7 @@ def read_record(folder: Path) -> RunRecord | None:
     try:
         record = RunRecord(**content)
         for one in fields(record):
-            kind = one.type if one.type in (bool, int, float, str) else Mapping
+            kind = PLAIN.get(one.type, Mapping)
             if not isinstance(getattr(record, one.name), kind):
                 raise TypeError(f"{one.name} is {getattr(record, one.name)!r}")
         return record

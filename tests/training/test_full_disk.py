@@ -20,7 +20,7 @@ MIB = 2**20
 
 
 class SmallDisk:
-    """A tmpfs of 3 MiB. `fill` leaves no room, `empty` gives it back."""
+    """A tmpfs. `fill` leaves no room, `empty` gives it back."""
 
     def __init__(self, folder):
         self.folder, self.ballast = folder, folder / "ballast.bin"
@@ -56,7 +56,7 @@ class SmallFiles:
 
 @pytest.fixture(params=["mounted", "limited"])
 def disk(request, tmp_path):
-    """A disk on which three small networks fit, with its folder."""
+    """A disk on which what this run saves fits, until it is filled."""
     if sys.platform != "linux":
         pytest.skip("neither a tmpfs nor a limit on the size of files on this system")
     folder = tmp_path / "disk"
@@ -85,7 +85,7 @@ def started(disk, tiny_models, tmp_path):
     return run
 
 
-def test_training_goes_on_without_the_saves_that_found_no_room(disk, tiny_models, tmp_path, caplog):
+def test_training_goes_on_without_the_saves_that_found_no_room(disk, tiny_models, tmp_path, capsys):
     run = started(disk, tiny_models, tmp_path)
     run.update_watchers.append(lambda update: disk.empty() if update.global_step == 4 else None)
     network_recipe.train(run)
@@ -95,12 +95,14 @@ def test_training_goes_on_without_the_saves_that_found_no_room(disk, tiny_models
     }  # fmt: skip
     assert all(load_tensors(path) for path in out.rglob("*.safetensors"))
     assert not list(out.rglob(".*"))
+    told = capsys.readouterr().err
     for lost in ("lora-step00000002.safetensors could not be written", "lora-step00000003-state could not be written", "MiB are free"):
-        assert lost in caplog.text
-    assert "preview" in caplog.text
+        assert lost in told
+    assert "preview" in told and "training goes on" in told
 
 
-def test_a_network_that_cannot_be_written_at_the_end_is_an_error_and_earlier_ones_stay(disk, tiny_models, tmp_path):
+def test_a_network_that_cannot_be_written_at_the_end_is_an_error_and_earlier_ones_stay(disk, tiny_models, tmp_path, capsys):
+    """capsys keeps what is printed out of the file that pytest collects it in, which could not grow either."""
     run = started(disk, tiny_models, tmp_path)
     with pytest.raises(NotSaved, match=r"lora.safetensors could not be written: .*MiB are free"):
         network_recipe.train(run)
@@ -109,14 +111,16 @@ def test_a_network_that_cannot_be_written_at_the_end_is_an_error_and_earlier_one
     assert (disk.folder / "out" / "lora-step00000001-state" / "run.json").exists()
 
 
-def test_latents_that_find_no_room_stay_in_memory(tiny_models, tmp_path, monkeypatch, caplog):
+def test_latents_that_find_no_room_stay_in_memory(tiny_models, tmp_path, monkeypatch, capsys):
     from library.data import latent_cache
 
     def no_room(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(latent_cache, "write_latents", no_room)
-    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", 4, repeats=1), tmp_path, "--cache_latents_to_disk", "--max_train_steps", "1")
+    pictures = picture_folder(tmp_path / "data", 4, repeats=1)
+    run = small_run(tiny_models("sd1"), pictures, tmp_path, "--cache_latents_to_disk", "--max_train_steps", "1")
     network_recipe.train(run)
-    assert caplog.text.count("No space left on device") == 1 and "stays in memory" in caplog.text
+    told = capsys.readouterr().err
+    assert told.count("No space left on device") == 1 and "stays in memory" in told
     assert (tmp_path / "lora.safetensors").exists()

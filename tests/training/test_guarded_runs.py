@@ -154,7 +154,7 @@ def test_an_image_whose_latents_are_nan_stops_the_caching_and_leaves_no_file(tin
 
 def test_a_cache_file_with_nan_is_made_again(tiny_models, data, tmp_path):
     small_run(tiny_models("sd1"), data, tmp_path, "--cache_latents_to_disk")
-    path = next(data.rglob("0_*.npz"))
+    path = next(data.rglob("p0_*.npz"))
     arrays = dict(np.load(path))
     del arrays["source"]
     arrays["latents"] = np.full_like(arrays["latents"], np.nan)
