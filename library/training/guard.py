@@ -37,10 +37,14 @@ class GuardSettings:
 
 @dataclass
 class _Verdict:
-    """What one update was judged by. flags: (gradient bad, loss bad, latents bad) on the device or already on the host."""
+    """What one update was judged by. flags: (gradient bad, loss bad, latents bad) on the device or on the host.
+
+    copied: happens when flags of a GPU have arrived on the host. Waiting for it does not wait for what was queued later.
+    """
 
     global_step: int
     flags: Tensor
+    copied: torch.cuda.Event | None
     norms: Tensor
     parameters: Sequence[nn.Parameter]
     steps: list[MicroStep] = field(default_factory=list)
@@ -85,12 +89,12 @@ class NanGuard:
         self._global_step = global_step
         if self._snapshot is None:
             self._snapshot = Snapshot(self._network, self._optimizer, global_step - 1)
-        verdict = _Verdict(global_step, bad_flags(norms, self._steps), norms, parameters, self._steps)
+        verdict = _Verdict(global_step, bad_flags(norms, self._steps), None, norms, parameters, self._steps)
         self._steps = []
         if self._scaler is None and skips_on_device(self._optimizer):
             self._optimizer.found_inf = verdict.flags.any().to(torch.float32)
             self._optimizer.grad_scale = None
-            verdict.flags = verdict.flags.to("cpu", non_blocking=True)
+            verdict.flags, verdict.copied = sent_to_host(verdict.flags)
             self.settle()
             self._pending = verdict
             return False
@@ -100,8 +104,8 @@ class NanGuard:
         """Reads the verdict of the last update and acts on it; does nothing if there is none."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            if pending.flags.device.type == "cpu" and torch.cuda.is_available():
-                torch.cuda.current_stream().synchronize()
+            if pending.copied is not None:
+                pending.copied.synchronize()
             self._react(pending)
 
     def finish(self) -> None:
@@ -190,6 +194,15 @@ def bad_flags(norms: Tensor, steps: Sequence[MicroStep]) -> Tensor:
     loss = ~torch.isfinite(torch.stack([step.loss for step in steps])).all() if steps else false
     latents = ~torch.stack([torch.isfinite(step.latents).all() for step in steps]).all() if steps else false
     return torch.stack([gradient, loss.to(gradient.device), latents.to(gradient.device)])
+
+
+def sent_to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A copy on the host that may still be on its way, and what happens when it is there."""
+    if flags.device.type != "cuda":
+        return flags.to("cpu"), None
+    copy, arrived = flags.to("cpu", non_blocking=True), torch.cuda.Event()
+    arrived.record()
+    return copy, arrived
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:

@@ -53,9 +53,7 @@ class Run:
     plan: Plan
     parts: StepParts
     step_settings: StepSettings
-    saves: SavePoints
     previews: previews.Previews
-    validation: Validation
     states: StatePoints
     start: Position
     memory: RunMemory
@@ -67,6 +65,14 @@ class Run:
     watchers: list[Callable[[MicroStep], None]] = field(default_factory=list)
     update_watchers: list[Callable[[Update], None]] = field(default_factory=list)
     stop: StopRequest = field(default_factory=StopRequest)
+
+    @property
+    def saves(self) -> SavePoints:
+        return self.memory.saves
+
+    @property
+    def validation(self) -> Validation:
+        return self.memory.validation
 
     @property
     def total_steps(self) -> int:
@@ -145,8 +151,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     optimizing = optimization.assemble(args, network, hooks, built, groups, plan, accelerator)
     scale_weight_norms = adapter.supported_scale_weight_norms(network, args.scale_weight_norms)
     metadata = run_metadata(args, session, task.hashes, family, data, plan, built, network_settings, scale_weight_norms, accelerator)
-    parts = settings.step_parts(args, family, models, network, accelerator)
-    step_settings = settings.step_settings(args)
+    parts, step_settings = settings.step_parts(args, family, models, network, accelerator), settings.step_settings(args)
     held_out = settings.validation_loader(args, data, accelerator, loader)
     hub = settings.hub_upload(args, accelerator)
     saves = settings.save_points(args, network, metadata, plan, accelerator, hub)
@@ -167,9 +172,7 @@ def prepare(args: Namespace, family: Family) -> Run:
         plan=plan,
         parts=parts,
         step_settings=step_settings,
-        saves=saves,
         previews=previews.build_previews(args, task.prompts, family, models, network, accelerator),
-        validation=validation,
         states=settings.state_points(args, plan, write_state, accelerator, hub),
         start=start,
         memory=memory,

@@ -15,15 +15,17 @@ class Snapshot:
     @torch.no_grad()
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Puts weights and state back where they were."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the copies may still be on their way
         for parameter, weight in self._weights:
             parameter.copy_(weight)
         optimizer.load_state_dict(on_host(self._optimizer))
 
 
 def on_host(value):
-    """A copy of nested dicts, lists and tuples with all tensors copied to main memory."""
+    """A copy of nested dicts, lists and tuples with all tensors copied to main memory; those of a GPU arrive later."""
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return value.detach().to("cpu", copy=True, non_blocking=True)
     if isinstance(value, dict):
         return {key: on_host(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
