@@ -49,7 +49,7 @@ def trained(kind: str, steps: int, workers: int, folder: Path) -> dict[str, list
     options = [*PLAIN, *(word for name in often for word in (name, str(interval))), "--save_last_n_steps", str(interval)]
     options += ["--sample_prompts", str(folder / "prompts.txt"), "--logging_dir", str(folder / "logs")]
     length = ["--max_train_steps", str(steps)] if kind == "steps" else ["--max_train_epochs", str(steps)]
-    data = write_images(folder / "data", 10 if kind == "steps" else 40)
+    data = picture_folder(folder / "data", 10 if kind == "steps" else 40, repeats=1)
     model = Workshop(folder, Path("tests/golden")).model("sd1")
     run = small_run(model, data, folder / "out", *options, *length, "--max_data_loader_n_workers", str(workers))
     me, memory, times, since = psutil.Process(), [], [], [time.process_time()]
