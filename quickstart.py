@@ -1,6 +1,6 @@
 """From a bare machine to a first LoRA, or to a passing test suite, in one command.
 
-    python quickstart.py demo        draw pictures, train a small LoRA on them, plot the run
+    python quickstart.py demo        train a LoRA on a tiny model, draw with and without it, plot the run
     python quickstart.py test        run the test suite
 
 Both make a virtual environment in `.venv` first and install the pinned packages into it, unless that has been done.

@@ -40,7 +40,7 @@ def trained(kind: str, steps: int, workers: int, folder: Path) -> dict[str, list
 
     from library.training import network_recipe
     from tests.golden_workshop import Workshop
-    from tests.tiny_runs import small_run
+    from tests.tiny_runs import picture_folder, small_run
 
     torch.set_num_threads(1)
     (folder / "prompts.txt").write_text("a thing --w 64 --h 64 --s 2\n", encoding="utf-8")

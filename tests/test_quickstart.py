@@ -90,13 +90,14 @@ def test_an_old_python_is_told_so(monkeypatch, version):
         start(monkeypatch, "demo")
 
 
-def test_the_demo_trains_a_lora_and_draws_its_curves(tmp_path):
-    command = [sys.executable, "-m", "examples.demo", "--output", str(tmp_path), "--steps", "3"]
+def test_the_demo_trains_a_lora_and_draws_with_it(tmp_path):
+    command = [sys.executable, "-m", "examples.demo", "--output", str(tmp_path), "--steps", "3", "--sampling_steps", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-3000:]
     with safe_open(tmp_path / "lora" / "mikanbot.safetensors", "pt") as lora:
         assert lora.metadata()["ss_steps"] == "3"
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "sheet.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_demo_hands_on_the_exit_status_of_a_failed_training(tmp_path):
