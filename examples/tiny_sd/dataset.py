@@ -1,7 +1,7 @@
 """Draws the training pictures into one file.
 
-    python -m examples.tiny_sd.dataset vae.npz --pictures 6000 --clutter 6000 --seed 1
-    python -m examples.tiny_sd.dataset unet.npz --pictures 30000 --wide 3000 --seed 2
+    python -m examples.tiny_sd.dataset vae.npz --pictures 5000 --clutter 7000 --seed 1
+    python -m examples.tiny_sd.dataset unet.npz --pictures 30000 --wide 2500 --seed 2
 """
 
 import argparse
