@@ -8,7 +8,6 @@ Measured are losses on pictures that are never trained on, at fixed timesteps wi
 
 import copy
 import functools
-import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -152,7 +151,6 @@ def train_one(task: Task, options: Mapping[str, Any], seed: int, out: Path, *, w
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     args = read_args(setup_parser("train_network"), "train_network", command_line(task, options, seed, out, with_reg=with_reg))
-    logging.disable(logging.WARNING)
     run = prepare(args, family())
     watch = Watch(run, max(1, task.steps // task.measurements), task.batch)
     run.watchers.append(watch.before_update)

@@ -53,9 +53,12 @@ def is_untouched(norm: nn.Module) -> bool:
 
 
 def residual_forward(block: ResnetBlock2D, pointwise: Pointwise, input_tensor: Tensor, temb: Tensor) -> Tensor:
-    """The block's own mathematics. input_tensor (B, C, H, W); temb (B, D) -> (B, C', H, W)."""
-    shift = block.time_emb_proj(block.nonlinearity(temb))
+    """The block's own mathematics. input_tensor (B, C, H, W); temb (B, D) -> (B, C', H, W).
+
+    Layers are called in the block's own order, as those with adapters may draw random numbers.
+    """
     hidden = block.conv1(norm_and_silu(block.norm1, block.nonlinearity, pointwise, input_tensor, None))
+    shift = block.time_emb_proj(block.nonlinearity(temb))
     hidden = block.conv2(norm_and_silu(block.norm2, block.nonlinearity, pointwise, hidden, shift))
     if block.conv_shortcut is not None:
         input_tensor = block.conv_shortcut(input_tensor)

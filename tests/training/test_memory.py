@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def unet_weights():
+    torch.manual_seed(1)
     return small_unet().state_dict()
 
 
