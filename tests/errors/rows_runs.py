@@ -15,7 +15,7 @@ STATE = "earlier/lora-state"
 RESUMING = [
     Row(
         "`--resume` that is not there",
-        "--resume none: there is no such folder; it takes a folder whose name ends in -state",
+        "--resume none: there is no such folder; it takes a folder whose name ends in -state, or the word newest",
         {"resume": "none"},
     ),
     Row(
@@ -185,15 +185,19 @@ TRAINING = [
     ),
     late(
         "the disk is full when the LoRA is saved",
-        ("output/lora.safetensors could not be written: [Errno 28] No space left on device; … MiB are free in --output_dir output"),
+        ("output/lora.safetensors could not be written: [Errno 28] No space left on device; … MiB are free in output"),
         {},
         patch=raising("library.saving.weights.written_whole", OSError(28, "No space left on device")),
     ),
     late(
         "the disk is full when latents are cached",
-        "images/4_thing/p0_0064x0064_sd.npz: No space left on device",
+        (
+            "the latent cache file images/4_thing/p0_0064x0064_sd.npz could not be written: [Errno 28] No space left on device: "
+            "'images/4_thing/p0_0064x0064_sd.npz'; … MiB are free in images/4_thing. What cannot be written stays in memory for this run"
+        ),
         {"cache_latents_to_disk": True},
         patch=raising("library.data.latent_files.np.savez", OSError(28, "No space left on device")),
+        goes_on=True,
     ),
     late(
         "values that are not finite, `--nan_guard stop`",
