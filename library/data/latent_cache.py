@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from library.console import progress_bar
 from library.data.buckets import Size, fit_inside_crop
 from library.data.cache_report import clear_leftovers, log_stale
 from library.data.dataset import ImageDataset
@@ -147,7 +147,7 @@ def _encode_all(
     with (
         ThreadPoolExecutor(DECODERS) as decoders,
         ThreadPoolExecutor(1) as writer,
-        tqdm(total=len(jobs), desc="caching latents", unit="image", disable=not show_progress) as progress,
+        progress_bar(total=len(jobs), desc="caching latents", unit="image", disable=not show_progress) as progress,
     ):
         writes: deque[Future] = deque()
         keep = _Keeper(alone)

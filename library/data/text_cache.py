@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
+from library.console import progress_bar
 from library.data.cache_report import clear_leftovers, log_stale
 from library.data.caption_variants import caption_variants, drops_captions
 from library.data.group import DatasetGroup, subset_name
@@ -164,7 +164,8 @@ def _write_files(jobs: list[_Job], encode: Encode, batch_size: int, first_width:
 
 def _encoded(captions: list[str], encode: Encode, batch_size: int, show_progress: bool) -> Iterator[dict[str, Tensor]]:
     """The states of each caption in turn, encoded in batches."""
-    with tqdm(total=len(captions), desc="caching text encoder outputs", unit="caption", disable=not show_progress or not captions) as bar:
+    silent = not show_progress or not captions
+    with progress_bar(total=len(captions), desc="caching text encoder outputs", unit="caption", disable=silent) as bar:
         for start in range(0, len(captions), batch_size):
             batch = captions[start : start + batch_size]
             encoded = encode(batch)

@@ -6,8 +6,10 @@ ones), nothing is read before the next update; others need one read per update.
 
 import logging
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -189,11 +191,11 @@ ADVICE = "To try: --no_half_vae (if latents are bad), a lower --learning_rate, -
 
 def bad_flags(norms: Tensor, steps: Sequence[MicroStep]) -> Tensor:
     """(gradient bad, loss bad, latents bad), three bools on the device."""
-    gradient = ~torch.isfinite(torch.linalg.vector_norm(norms))
-    false = torch.zeros_like(gradient)
-    loss = ~torch.isfinite(torch.stack([step.loss for step in steps])).all() if steps else false
-    latents = ~torch.stack([torch.isfinite(step.latents).all() for step in steps]).all() if steps else false
-    return torch.stack([gradient, loss.to(gradient.device), latents.to(gradient.device)])
+    gradient = torch.linalg.vector_norm(norms).float()
+    losses = [step.loss.detach().float() for step in steps] or [torch.zeros_like(gradient)]
+    latents = [step.latents.sum(dtype=torch.float32) for step in steps] or [torch.zeros_like(gradient)]
+    sums = torch.stack([gradient, *(reduce(operator.add, parts).to(gradient.device) for parts in (losses, latents))])
+    return sums - sums != 0  # of NaN and of infinities the difference is NaN
 
 
 def sent_to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

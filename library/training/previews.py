@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 
+from library.console import progress_bar
 from library.files import room_left
 from library.models.devices import clear_device_cache
 from library.models.family import Family, Models
@@ -153,7 +153,7 @@ class Previews:
         drawn = []
         with unchanged_random_states(self.accelerator.device), in_eval_mode(*modules):
             seeded = [prompt if prompt.seed is not None else replace(prompt, seed=_any_seed()) for prompt in share]
-            latents = [self.painter.latents(prompt) for prompt in tqdm(seeded, desc="previews", leave=False, disable=silent)]
+            latents = [self.painter.latents(prompt) for prompt in progress_bar(seeded, desc="previews", leave=False, disable=silent)]
             pictures = self.painter.pictures(seeded, latents)
         clear_device_cache(self.accelerator.device)
         for asked, prompt, picture in zip(share, seeded, pictures, strict=True):

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from library.console import Patient, progress_bar
 from library.files import room_left
 from library.strangers import strangers_code
 from library.training.loss_average import LossAverage
@@ -178,7 +179,7 @@ class Reporter:
         self._pending: _Pending | None = None
         self.losses = LossAverage() if losses is None else losses
         disable = not accelerator.is_local_main_process
-        self.bar = tqdm(total=total_steps, initial=steps_done, smoothing=0, disable=disable, desc="steps")
+        self.bar = progress_bar(total=total_steps, initial=steps_done, smoothing=0, disable=disable, desc="steps")
         self._spikes = LossSpikes() if spikes is None else spikes
         self._failed: set[str] = set()
         self.on_bad_latents: Callable[[MicroStep], None] = _tell_bad_latents
@@ -186,7 +187,7 @@ class Reporter:
     def start_epoch(self, epoch: int, num_epochs: int) -> None:
         """Writes the epoch's number above the bar; epoch counts from 1."""
         if not self.bar.disable:
-            self.bar.write(f"\nepoch {epoch}/{num_epochs}\n")
+            self.bar.write(f"\nepoch {epoch}/{num_epochs}\n", file=Patient("stdout"))
 
     def note(self, step: MicroStep, *, place: int, global_step: int, rates: dict[str, Any], norms: tuple[int, float, float] | None) -> None:
         """Queues one micro step. place: its index in the epoch. norms: (scaled, mean, largest) of --scale_weight_norms."""

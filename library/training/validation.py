@@ -21,8 +21,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 
+from library.console import progress_bar
 from library.data.batch import Batch
 from library.data.loader import BatchLoader
 from library.diffusion.noise import draw_noise, perturb
@@ -223,5 +223,5 @@ class Validation:
         batches = islice(self.loader.epoch(epoch), self.settings.max_steps)
         total = min(len(self.loader), self.settings.max_steps or len(self.loader))
         silent = not self.accelerator.is_local_main_process
-        for batch in tqdm(batches, total=total, desc="validation", leave=False, disable=silent):
+        for batch in progress_bar(batches, total=total, desc="validation", leave=False, disable=silent):
             yield batch.to(self.accelerator.device, non_blocking=True)
