@@ -172,9 +172,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", type=torch.device, default="cpu", help="of the timed step")
     args = parser.parse_args()
-    logging.disable(logging.WARNING)
     (timed_table if args.timed else counted_table)(args)
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

@@ -303,7 +303,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.cached_text and not options.unet_only:
         parser.error("--cached_text needs --unet_only: text encoders that are trained must run")
-    logging.disable(logging.WARNING)
     size = options.size or (1024 if options.family == "sdxl" else 512)
     counter = count_step(
         options.family,
@@ -331,4 +330,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

@@ -63,7 +63,6 @@ def main() -> None:
     parser.add_argument("--precision", choices=sorted(count.DTYPES), default="bf16")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)
     steps = {
         name: asdict(count.count_step(options.family, precision=options.precision, **settings).counts)
         for name, settings in settings_to_count(options.family).items()
@@ -84,4 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

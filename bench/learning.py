@@ -133,11 +133,11 @@ def main() -> None:
     shared |= {"model": fingerprint(options.model, ".safetensors", ".bin")}
     shared |= {name: fingerprint(getattr(options, name), *PICTURES, ".txt") for name in ("concept", "base")}
     results = read_results(options.results)
-    logging.disable(logging.WARNING)
     run_all(options, shared, results)
     for name in options.tables:
         print(markdown(name, lambda cell, seed: results.get(key_of(shared, cell, seed)), options.seeds), flush=True)
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

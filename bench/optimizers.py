@@ -150,7 +150,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--apart", type=int, default=0, metavar="STEPS")
     args = parser.parse_args()
-    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     shapes = lora_shapes(args.model, args.rank)
     count = sum(shape.numel() for shape in shapes)
@@ -167,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)
     main()

@@ -88,7 +88,6 @@ def main() -> None:
     only.add_argument("--no_plain", action="store_true", help="ours only")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
-    logging.disable(logging.INFO)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.size = options.size or (128 if options.tiny else 1024 if options.family == "sdxl" else 512)
     if options.tiny:
@@ -122,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.INFO)
     main()
