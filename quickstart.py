@@ -61,7 +61,8 @@ def install(python: Path, folder: Path, files: list) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"Installing {files[-1]}: several GB the first time, some minutes. Once only.", flush=True)
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-r", str(ROOT / files[-1])]
+    # --no-compile: Python compiles what is imported, pip would compile all of it, which takes as long as the installation itself
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile", "-r", str(ROOT / files[-1])]
     status = subprocess.call(pip)
     if status != 0:
         sys.exit(

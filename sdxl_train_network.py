@@ -20,11 +20,18 @@ def setup_parser() -> ArgumentParser:
 
 def main() -> None:
     args = read_args(setup_parser(), SCRIPT)
-    leave_unused_packages_out()
-    from library.models.sdxl import SDXL
-    from library.training.network_recipe import train_network
+    from library.models import kinds
+    from library.training.first_look import first_look
 
     with mistakes_end_the_program():
+        first_look(args, kinds.SDXL)
+        from library.training.second_look import second_look
+
+        second_look(args)
+        leave_unused_packages_out()
+        from library.models.sdxl import SDXL
+        from library.training.network_recipe import train_network
+
         train_network(args, SDXL.from_args(args))
 
 

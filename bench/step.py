@@ -5,6 +5,7 @@ python bench/step.py [--family sd|sdxl] [--batch 1] [--rank 16] [--precision bf1
 The step is that of bench/count.py: LoRA of all layers, AdamW, clipping; no data set and no files. Both ways run in turn, --rounds times,
 each on a model of its own that is freed before the next. --plain leaves ours out, --no_plain the other. What is plain: norms and gates
 by torch, contiguous pictures, torch's own convolutions. On the CPU the kernels do not run, so little but the convolutions differs.
+--cuda_graph adds a third way, ours recorded and replayed.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import logging
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import count
 from library.kernels.pointwise import kernels_for
+from library.kernels.replay import Replays, cuda_recorder
 
 TINY = {
     "sd": {"block_out_channels": (32, 64, 64, 64), "attention_head_dim": 4, "cross_attention_dim": 64},
@@ -35,6 +38,7 @@ TINY = {
 }
 TINY_CLIP = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 WARM_UP = 3
+OURS, PLAIN, RECORDED = "ours", "plain", "recorded"
 
 
 def device_name(device: str) -> str:
@@ -46,7 +50,7 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of_steps(options: argparse.Namespace, device: str, *, kernels: bool) -> tuple[list[float], float]:
+def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tuple[list[float], float]:
     """Seconds of each timed step, and the peak of GPU memory in GiB (0 on the CPU)."""
     dtype = count.DTYPES[options.precision]
     torch.manual_seed(0)
@@ -54,8 +58,10 @@ def seconds_of_steps(options: argparse.Namespace, device: str, *, kernels: bool)
         models = count.full_size_models(options.family, dtype)
     step = count.prepared_step(
         models, options.family, rank=options.rank, batch=options.batch, size=options.size, dtype=dtype, unet_only=options.unet_only,
-        kernels=kernels, checkpointing=options.gradient_checkpointing, device=device,
+        kernels=way != PLAIN, checkpointing=options.gradient_checkpointing, device=device,
     )  # fmt: skip
+    if way == RECORDED:
+        step.parts = replace(step.parts, replays=Replays(step.network.leaves(), cuda_recorder()))
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -86,6 +92,7 @@ def main() -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--plain", action="store_true", help="plain torch only")
     only.add_argument("--no_plain", action="store_true", help="ours only")
+    parser.add_argument("--cuda_graph", action="store_true", help="ours a second time, with the U-Net's part as CUDA graphs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,17 +102,19 @@ def main() -> None:
         count.CLIP_L |= TINY_CLIP
         count.CLIP_BIGG |= TINY_CLIP | {"projection_dim": 64}
     dtype = count.DTYPES[options.precision]
-    ways = {"ours": True, "plain": False}
     if device == "cuda" and dtype != torch.float32 and not options.plain and not kernels_for(torch.device(device), dtype):
         sys.exit("the kernels do not run here: see library/kernels/pointwise.py, or use --plain")
     if device == "cpu" and dtype != torch.float32 and not options.plain:
         sys.exit(f"--precision {options.precision} has no kernels on the CPU: use --precision no")
-    chosen = [way for way in ways if not (options.plain and way == "ours") and not (options.no_plain and way == "plain")]
+    if options.cuda_graph and (device == "cpu" or options.plain):
+        sys.exit("--cuda_graph needs a CUDA GPU, and our kernels: leave --plain out")
+    chosen = [PLAIN] if options.plain else [OURS] if options.no_plain else [OURS, PLAIN]
+    chosen += [RECORDED] if options.cuda_graph else []
     seconds: dict[str, list[float]] = {way: [] for way in chosen}
     peaks: dict[str, float] = dict.fromkeys(chosen, 0.0)
     for number in range(options.rounds):
         for way in chosen if number % 2 == 0 else chosen[::-1]:
-            taken, peak = seconds_of_steps(options, device, kernels=ways[way])
+            taken, peak = seconds_of_steps(options, device, way)
             seconds[way] += taken
             peaks[way] = max(peaks[way], peak)
     figures = {way: {"median": statistics.median(seconds[way]), "min": min(seconds[way]), "peak_gib": peaks[way]} for way in chosen}
@@ -115,9 +124,9 @@ def main() -> None:
     print(f"{options.family}{', tiny' if options.tiny else ''}, {options.size} px, batch {options.batch}, rank {options.rank}, "
           f"{options.precision}, {device_name(device)}, torch {torch.__version__}")  # fmt: skip
     for way, figure in figures.items():
-        print(f"  {way:6} median {figure['median'] * 1e3:9.1f} ms   min {figure['min'] * 1e3:9.1f} ms   peak {figure['peak_gib']:6.2f} GiB")
-    if len(figures) == 2:
-        print(f"  plain takes {figures['plain']['median'] / figures['ours']['median']:.2f} times as long")
+        print(f"  {way:8} median {figure['median'] * 1e3:9.1f} ms   min {figure['min'] * 1e3:9.1f} ms   peak {figure['peak_gib']:6.2f} GiB")
+    for way in chosen[1:]:
+        print(f"  {way} takes {figures[way]['median'] / figures[chosen[0]]['median']:.2f} times as long as {chosen[0]}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ class DyLoRAModule(AdapterModule):
         self.register_state_dict_post_hook(stack_ranks)
         self.register_load_state_dict_pre_hook(split_ranks)
 
+    @property
+    def same_every_step(self) -> bool:
+        return False
+
     def adapt(self, x: Tensor, base: Tensor) -> Tensor:
         """All ranks contribute; in training, only a random slice of them learns and the output is scaled for its place."""
         learning = self._slice() if self.training else range(self.rank)

@@ -54,6 +54,11 @@ class AdapterModule(nn.Module):
         return self.target.name
 
     @property
+    def same_every_step(self) -> bool:
+        """Whether all steps ask for the same operations, so that one can be recorded; module dropout decides anew in each."""
+        return not self.dropout.module
+
+    @property
     def org_module(self) -> nn.Linear | nn.Conv2d:
         """The wrapped layer."""
         return self.target.layer

@@ -148,6 +148,18 @@ class AdapterNetwork(nn.Module):
         if self.shadow is not None:
             self.shadow.gather()
 
+    @property
+    def same_every_step(self) -> bool:
+        """Whether a step can be recorded and replayed."""
+        return all(module.same_every_step for module in self.adapters)
+
+    def leaves(self) -> list[Tensor]:
+        """What autograd sees: the parameters, or the low-precision copies that are computed with in their place."""
+        if self.shadow is None:
+            return list(self.parameters())
+        copied = {id(weight) for weight in self.shadow.weights}
+        return [*self.shadow.copies, *(parameter for parameter in self.parameters() if id(parameter) not in copied)]
+
     def get_trainable_params(self) -> Iterator[nn.Parameter]:
         """All parameters, also those of sections without an optimizer group."""
         return (parameter for module in self.adapters for _, parameter in module.trained_parameters())

@@ -36,7 +36,8 @@ from library.data import latent_cache
 from library.data.latent_files import open_npz
 from library.files import LEFTOVER, WAITING
 from library.models import sd, tokenizer
-from library.saving.state import check_whole, read_random_states, read_record, read_state
+from library.saving.state import read_random_states, read_state
+from library.saving.state_record import check_whole, read_record
 from library.saving.weights import load_tensors
 from library.training import base_models, network_recipe
 from library.training.previews import Previews

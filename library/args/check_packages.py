@@ -30,6 +30,8 @@ def package_problems(args: Namespace, script: str) -> Iterator[str]:
     scheduler = (args.lr_scheduler_type or "").partition(".")
     if scheduler[1] and not is_there(scheduler[0]):
         yield f"--lr_scheduler_type {args.lr_scheduler_type} needs the package {scheduler[0]!r}: pip install {_pip(scheduler[0])}"
+    if args.log_with in ("wandb", "all") and not is_there("wandb"):  # accelerate would pass over it in silence
+        yield f"--log_with {args.log_with} needs the package 'wandb': pip install wandb, or use --log_with tensorboard"
     records = args.log_with in ("tensorboard", "all") or (args.log_with is None and args.logging_dir is not None)
     if records and not (is_there("tensorboard") or is_there("tensorboardX")):
         yield "--logging_dir needs the package 'tensorboard': pip install tensorboard, or leave --logging_dir out"

@@ -98,3 +98,11 @@ def add_memory_arguments(group: _ArgumentGroup) -> None:
         help="attention kernel of the U-Net on CUDA: one by name, or 'auto', which times them once for each shape and takes the fastest;"
         " name one to get the same numbers at each run (default: what --xformers says, else PyTorch's own choice)",
     )
+    group.add_argument(
+        "--cuda_graph",
+        type=str,
+        default="off",
+        choices=("auto", "off"),
+        help="'auto': record the U-Net's part of a step once for each bucket shape and replay it in one go, faster where a step is short"
+        " (SD 1.x, batch 1); what cannot be recorded runs as usual (default: off)",
+    )

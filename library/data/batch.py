@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from library.data.images import colors
+from library.data.pixels import colors
 
 SMALL = 2**19
 """Bytes up to which a tensor is copied between processes instead of shared."""

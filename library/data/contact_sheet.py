@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from library.data.batch import Batch
 from library.data.fonts import font_for
-from library.data.images import colors
+from library.data.pixels import colors
 
 MOST_SHOWN = 200
 THUMBNAIL = 256

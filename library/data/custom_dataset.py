@@ -77,6 +77,9 @@ class _Described:
 class CustomGroup(Dataset):
     """A custom data set with what the recipe asks of a DatasetGroup."""
 
+    needs_no_file = False
+    records = ()  # it tells no captions
+
     def __init__(self, dataset: Any, name: str, resolution: tuple[int, int], *, strict_compat: bool):
         """Raises ValueError for an object that is no data set, or an empty one."""
         for method in ("__len__", "__getitem__"):

@@ -1,6 +1,5 @@
 """All data sets of a run as one: their batches share one index space, and checks and overviews cover all of them."""
 
-import os
 from bisect import bisect_right
 from collections.abc import Collection
 from itertools import accumulate
@@ -9,9 +8,11 @@ from torch.utils.data import Dataset
 
 from library.data.batch import Batch
 from library.data.bucket_table import bucket_table
+from library.data.changing import captions_are_static, changing_captions, changing_images
 from library.data.dataset import ImageDataset
+from library.data.nothing_found import nothing_found
 from library.data.samples import Tokenize, is_cached
-from library.data.subsets import Subset
+from library.data.subsets import ImageRecord, Subset
 
 
 class DatasetGroup(Dataset):
@@ -28,7 +29,7 @@ class DatasetGroup(Dataset):
         self.num_reg_images = sum(dataset.num_reg_images for dataset in self.datasets)
         self._ends = list(accumulate(len(dataset) for dataset in self.datasets))
         if not any(dataset.records for dataset in self.datasets):
-            raise ValueError(_nothing_found(self.datasets))
+            raise nothing_found([dataset.settings for dataset in self.datasets])
 
     def drop(self, keys: Collection[str]) -> None:
         """Leaves images out, before the first batch. Raises ValueError if none is left."""
@@ -82,12 +83,16 @@ class DatasetGroup(Dataset):
 
     @property
     def has_cached_latents(self) -> bool:
-        return all(is_cached(record) for dataset in self.datasets for record in dataset.records.values())
+        return all(map(is_cached, self.records))
+
+    @property
+    def needs_no_file(self) -> bool:
+        """Whether batches are made from memory alone, so quickly that worker processes would not help."""
+        return all(record.needs_no_file for record in self.records)
 
     @property
     def has_cached_text_states(self) -> bool:
-        records = [record for dataset in self.datasets for record in dataset.records.values()]
-        return all(record.cached_text is not None for record in records)
+        return all(record.cached_text is not None for record in self.records)
 
     def check_bucket_steps(self, multiple: int) -> None:
         """Raises ValueError when the model needs bucket sizes in multiples of `multiple` pixels and a data set has others."""
@@ -99,61 +104,29 @@ class DatasetGroup(Dataset):
                     f"use {max(multiple, step // multiple * multiple)}"
                 )
 
+    @property
+    def records(self) -> list[ImageRecord]:
+        """Of all data sets."""
+        return [record for dataset in self.datasets for record in dataset.records.values()]
+
+    @property
+    def subsets(self) -> list[Subset]:
+        """Of all data sets."""
+        return [subset for dataset in self.datasets for subset in dataset.subsets]
+
     def latents_cacheable(self) -> list[str]:
-        """Why latents cannot be cached: one line for each subset and option that changes images at random."""
-        return self._lines(("color_aug", "random_crop"), "changes the image each time: turn it off or do not cache latents")
+        """See library.data.changing."""
+        return changing_images(self.subsets)
 
     def text_states_cacheable(self, variants: bool = False) -> list[str]:
-        """Why text encoder outputs cannot be cached: one line for each subset and option that changes captions at random.
-
-        variants: several variants of each caption are cached, then only what follows the global step is in the way.
-        """
-        if variants:
-            reason = "changes the caption with the step: turn it off or do not cache text encoder outputs"
-            return self._lines(("token_warmup_step",), reason)
-        options = ("caption_dropout_rate", "shuffle_caption", "token_warmup_step", "caption_tag_dropout_rate")
-        advice = "turn it off, do not cache text encoder outputs, or cache several of each with --text_encoder_cache_variants"
-        return self._lines(options, f"changes the caption each time: {advice}")
+        """See library.data.changing."""
+        return changing_captions(self.subsets, variants)
 
     @property
     def captions_are_static(self) -> bool:
         """Whether each image has the same caption whenever it is used."""
-        return not self.text_states_cacheable() and not self._lines(("enable_wildcard", "caption_dropout_every_n_epochs"), "")
-
-    def _lines(self, options: tuple[str, ...], reason: str) -> list[str]:
-        lines = []
-        for dataset in self.datasets:
-            for subset in dataset.subsets:
-                lines += [f"--{option} in {subset_name(subset)} {reason}" for option in options if getattr(subset, option)]
-        return lines
+        return captions_are_static(self.subsets)
 
     def table(self) -> str:
         """The bucket table and the counts per epoch, for people."""
         return bucket_table(self.datasets)
-
-
-def subset_name(subset: Subset) -> str:
-    return str(subset.image_dir or subset.metadata_file)
-
-
-def _nothing_found(datasets: list[ImageDataset]) -> str:
-    subsets = [subset for dataset in datasets for subset in dataset.settings.subsets]
-    if not subsets:
-        return (
-            "there are no training images: name a folder with --train_data_dir that holds folders such as '10_name', "
-            "or describe the data with --dataset_config"
-        )
-    shares = [dataset.settings.validation_split for dataset in datasets for _ in dataset.settings.subsets]
-    facts = [_fact(subset, share) for subset, share in zip(subsets, shares, strict=True)]
-    places = "\n".join(f"  {subset_name(subset)} ({fact})" for subset, fact in zip(subsets, facts, strict=True))
-    return f"no training image was found. These were looked at:\n{places}\nEach must hold images, and num_repeats must be 1 or more"
-
-
-def _fact(subset: Subset, validation_split: float | None) -> str:
-    """What may be the reason why there is nothing to train on."""
-    if subset.metadata_file is None and subset.image_dir and not os.path.isdir(subset.image_dir):
-        return "there is no such folder"
-    if subset.is_reg:
-        return "regularisation images, which do not train alone"
-    share = validation_split if subset.validation_split is None else subset.validation_split
-    return f"num_repeats {subset.num_repeats}" + (f", validation_split {share:g} holds them out" if share else "")

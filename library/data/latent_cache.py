@@ -20,8 +20,9 @@ from library.data.cache_report import clear_leftovers, log_stale
 from library.data.dataset import ImageDataset
 from library.data.framing import centered
 from library.data.group import DatasetGroup
-from library.data.images import BadImage, alpha_tensor, load_image, to_tensor
+from library.data.images import BadImage, load_image
 from library.data.latent_files import LATENT_STRIDE, CachedLatents, Wanted, latents_path, why_stale, write_latents
+from library.data.pixels import alpha_tensor, to_tensor
 from library.data.samples import interpolation_of
 from library.data.subsets import ImageRecord
 from library.data.threads import map_in_threads

@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """workers: 0 builds batches in this process. seed: of the order of batches. accumulation: micro steps to an optimizer step.
+    """workers: how many processes build batches; 0, or data that lies in memory, builds them in this one.
 
+    seed: of the order of batches. accumulation: micro steps to an optimizer step.
     rank, world: this process gets every world-th batch; all processes get the same number, if need be by starting over.
     counters: strict_compat only, those of the training loader, for a validation loader, because there they are shared.
     """
@@ -45,7 +46,7 @@ class BatchLoader:
         accumulation: int = 1,
         counters: "Counters | None" = None,
     ):
-        workers = min(workers, os.cpu_count() or 1)
+        workers = 0 if group.needs_no_file and not strict_compat else min(workers, os.cpu_count() or 1)
         self.strict_compat = strict_compat
         self.counters = (counters or Counters(group)) if strict_compat else None
         share = _Share(rank, world)

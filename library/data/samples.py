@@ -14,8 +14,9 @@ from library.data.batch import Batch
 from library.data.buckets import Size
 from library.data.captions import is_dropped, process_caption
 from library.data.framing import Framing, centered, frame_in_bucket, frame_unscaled, reference_crop_box, reference_crop_top_left
-from library.data.images import alpha_tensor, load_image, resize_image, to_bytes
+from library.data.images import load_image, resize_image
 from library.data.latent_files import LATENT_STRIDE, CachedLatents, read_latents
+from library.data.pixels import alpha_tensor, to_bytes
 from library.data.subsets import CachedText, DatasetSettings, ImageRecord, Subset
 from library.data.text_files import read_text_states
 
@@ -103,7 +104,9 @@ def _from_file(record: ImageRecord, settings: DatasetSettings, flipped: bool, rn
 
 def _from_latents(record: ImageRecord, flipped: bool, strict_compat: bool) -> tuple[Sample, Framing]:
     keep_mask = record.subset.alpha_mask or strict_compat
-    if record.latents is None:
+    if record.held is not None:
+        cached = record.held[flipped]
+    elif record.latents is None:
         cached = read_latents(record.latents_npz, flipped=flipped, alpha_mask=keep_mask)
     else:
         cached = CachedLatents(

@@ -1,10 +1,15 @@
 """What the user asked for (Subset, DatasetSettings) and what was found on disk (ImageRecord)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:  # what a data set is said to hold can be checked without torch
+    from torch import Tensor
+
+    from library.data.latent_files import CachedLatents
 
 
 @dataclass
@@ -79,7 +84,7 @@ class CachedText:
     """
 
     captions: tuple[str, ...]
-    states: "list[dict[str, Tensor] | Path | None]"
+    states: list[dict[str, Tensor] | Path | None]
     empty: dict[str, Tensor] | None = None
 
 
@@ -103,4 +108,13 @@ class ImageRecord:
     latents_flipped: Tensor | None = None
     alpha_mask: Tensor | None = None
     latents_npz: Path | None = None
+    held: dict[bool, CachedLatents] | None = None
+    """What latents_npz holds, by whether it is flipped, where that is kept in memory."""
     cached_text: CachedText | None = None
+
+    @property
+    def needs_no_file(self) -> bool:
+        """Whether samples are made from memory alone."""
+        has_latents = self.latents is not None or self.held is not None
+        has_text = self.cached_text is None or not any(isinstance(state, Path) for state in self.cached_text.states)
+        return has_latents and has_text and self.conditioning_path is None

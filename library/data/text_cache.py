@@ -10,7 +10,8 @@ from torch import Tensor
 from library.console import progress_bar
 from library.data.cache_report import clear_leftovers, log_stale
 from library.data.caption_variants import caption_variants, drops_captions
-from library.data.group import DatasetGroup, subset_name
+from library.data.group import DatasetGroup
+from library.data.nothing_found import subset_name
 from library.data.subsets import CachedText, ImageRecord
 from library.data.text_files import TextSource, text_states_path, why_text_stale, write_text_states
 from library.data.threads import map_in_threads

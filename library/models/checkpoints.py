@@ -17,9 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from library.models.model_files import is_safetensors, not_whole, what_is_wrong
 from library.saving.weights import UNREADABLE
-
-FILE_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 class ModelCheckpoint:
@@ -86,23 +85,13 @@ class MappedFile:
         return tensor
 
 
-def is_single_file(path: str) -> bool:
-    """Whether `path` is a file (links are followed). Raises ValueError if it names neither a file, a folder nor a hub id."""
-    if os.path.isfile(path):
-        return True
-    if not os.path.isdir(path) and (path.lower().endswith(FILE_ENDINGS) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path)):
-        raise ValueError(f"no such file or folder: {path}")
-    return False
-
-
 def open_checkpoint(path: str, disable_mmap: bool = False) -> Checkpoint:
     """Opens a model file. disable_mmap: read a .safetensors file at once, which some network drives serve faster.
 
     Raises ValueError if the file is cut off, is no model file at all, or is a pickle that wants to run code.
     """
     path = os.fspath(path)
-    names = (path, os.path.realpath(path))  # a link into a cache often has the ending that its target lacks
-    if any(name.lower().endswith(".safetensors") for name in names):
+    if is_safetensors(path):
         return _open_safetensors(path, disable_mmap)
     return _from_tensors(path, _unpickled(path))
 
@@ -115,7 +104,7 @@ def _open_safetensors(path: str, disable_mmap: bool) -> Checkpoint:
         opened = MappedFile(path)
         shapes = opened.shapes()
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole .safetensors file: {_what_is_wrong(path)}") from error
+        raise not_whole(path) from error
     return Checkpoint(path, shapes, opened.read)
 
 
@@ -126,31 +115,16 @@ def _unpickled(path: str) -> dict:
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code is None:
-            raise ValueError(f"{path} is not a model file: {_what_is_wrong(path)}") from error
+            raise ValueError(f"{path} is not a model file: {what_is_wrong(path)}") from error
         raise ValueError(
             f"{path} holds a Python object ({code[1]}), not only tensors, so it could run code and is not opened. Convert it to"
             " .safetensors with a program you trust."
         ) from error
     except (*UNREADABLE, OSError) as error:
-        raise ValueError(f"{path} is not a model file: {_what_is_wrong(path)}") from error
+        raise ValueError(f"{path} is not a model file: {what_is_wrong(path)}") from error
     return content.get("state_dict", content) if isinstance(content, dict) else {}
 
 
 def _from_tensors(path: str, tensors: Mapping) -> Checkpoint:
     tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     return Checkpoint(path, {name: tuple(value.shape) for name, value in tensors.items()}, tensors.__getitem__)
-
-
-def _what_is_wrong(path: str) -> str:
-    """The likely reason why a model file cannot be read, from its first bytes."""
-    with open(path, "rb") as file:
-        head = file.read(512).lstrip()
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a git-lfs pointer, a few lines of text that stand for the model; run `git lfs pull` or download the file itself"
-    if head[:20].lower().startswith((b"<!doctype", b"<html", b"<?xml", b'{"error')):
-        return "it is a web page; the download needs a login or another address"
-    if head.startswith(b"PK\x03\x04") and path.lower().endswith(".safetensors"):
-        return "it is a torch pickle with the wrong ending; rename it to .ckpt"
-    return "it is damaged or cut off; download it again"

@@ -9,10 +9,10 @@ import torch
 
 from library.diffusion.schedules import BETA_END, BETA_START
 from library.files import written_whole
-from library.models.checkpoints import is_single_file
 from library.models.diffusers_folder import local_folder, quiet_libraries
 from library.models.family import Family, Models
 from library.models.kinds import SD1, SD2, SDXL, kind_of_tensors
+from library.models.model_files import is_single_file
 from library.models.original_layout import open_model
 from library.models.streams import Stream
 from library.saving.streaming import write_stream

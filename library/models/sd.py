@@ -12,12 +12,13 @@ from transformers import CLIPTextModel
 
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
-from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
+from library.models.checkpoints import Checkpoint, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
 from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
 from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
+from library.models.model_files import is_single_file
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
 from library.models.spec_facts import sd_facts
 from library.models.swallow import layer_draws, text_encoder_draws

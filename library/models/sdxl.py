@@ -12,13 +12,14 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from library.diffusion.objectives import DDPM
 from library.models import modes, text, vae
-from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
+from library.models.checkpoints import Checkpoint, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
 from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
 from library.models.kinds import SDXL as SDXL_KIND
 from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import UNET_PREFIX
+from library.models.model_files import is_single_file
 from library.models.sdxl_keys import TEXT_ENCODER_1_PREFIX, TEXT_ENCODER_2_PREFIX
 from library.models.single_file import clip_text_encoder, empty_unet, fill_unet, openclip_text_encoder
 from library.models.spec_facts import sdxl_facts

@@ -8,10 +8,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from library.models.checkpoints import Checkpoint, is_single_file, open_checkpoint
+from library.models.checkpoints import Checkpoint, open_checkpoint
 from library.models.diffusers_folder import load_part
 from library.models.kinds import kind_of_tensors
 from library.models.ldm_keys import VAE_PREFIX
+from library.models.model_files import is_single_file
 from library.models.single_file import empty_vae, fill_vae, original_vae_names
 from library.models.swallow import layer_draws
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from library.files import written_whole
@@ -74,20 +74,6 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as fault:
             raise ValueError(f"{path} is not a whole .safetensors file ({fault}): copy or download it again") from fault
     return _load_table(path)
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a .safetensors file; empty for other formats and for files without any. Tensors are not read."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.suffix.lower() != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as fault:
-        raise ValueError(f"{path} is not a whole .safetensors file ({fault}): copy or download it again") from fault
 
 
 def load_pickled(path: Path, safe_globals: Sequence = ()) -> Any:

@@ -1,7 +1,6 @@
 """The accelerate object of a run: device, precision, processes, trackers."""
 
 import datetime
-import importlib.util
 import logging
 import os
 import time
@@ -14,10 +13,10 @@ from accelerate.state import PartialState
 from torch import nn
 
 from library.training.allocator import keep_freed_memory
+from library.training.precision import check_precision
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}  # how accelerate launch hands on its choice
 
 
@@ -37,8 +36,7 @@ def make_accelerator(
 
     ddp_timeout: minutes. Raises ValueError when the precision cannot run on this machine.
     """
-    if mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("--mixed_precision fp16 needs a GPU, and torch sees none: use bf16 or no here, or install torch with CUDA")
+    check_precision(mixed_precision)
     keep_models_whole(deepspeed)
     handlers = []
     if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -81,12 +79,7 @@ def keep_models_whole(deepspeed: bool) -> None:
 
 
 def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:
-    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker.
-
-    Raises ValueError for wandb without its package, which accelerate would pass over in silence.
-    """
-    if log_with in ("wandb", "all") and importlib.util.find_spec("wandb") is None:
-        raise ValueError(f"--log_with {log_with} needs the package 'wandb': pip install wandb, or use --log_with tensorboard")
+    """The name accelerate wants: --logging_dir alone means TensorBoard, neither means no tracker."""
     if log_with is None:
         return "tensorboard" if logging_dir else None
     return log_with

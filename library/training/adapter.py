@@ -20,8 +20,9 @@ from torch import nn
 
 from library.models.family import Family, Models
 from library.strangers import strangers_code
-from library.training.accelerator import DTYPES, script_folder
+from library.training.accelerator import script_folder
 from library.training.memory import store_frozen_weights
+from library.training.precision import DTYPES
 
 logger = logging.getLogger(__name__)
 

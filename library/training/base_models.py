@@ -22,10 +22,11 @@ from library.models.devices import clear_device_cache
 from library.models.diffusers_folder import quiet_libraries
 from library.models.family import PARTS, Family, Models
 from library.models.swallow import swallow
-from library.training.accelerator import DTYPES, one_process_after_another
+from library.training.accelerator import one_process_after_another
 from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData, drop_bad_images
 from library.training.memory import SELECTIVE, compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
+from library.training.precision import DTYPES
 from library.training.vae_batches import EncodeInParts, vae_batch_size
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def cache_latents(data: RunData, args: Namespace, family: Family, models: Models
         seeds = None if args.strict_compat else [content_seed(image) for image in pixels]
         return family.encode_images(models.vae, pixels.to(accelerator.device, dtype), seeds).cpu()
 
-    groups = [group for group in (data.train, data.validation) if group is not None]
+    groups = data.groups
     largest = max(group.largest_bucket for group in groups)
     at_once = vae_batch_size(args.vae_batch_size, largest, dtype, accelerator.device, strict_compat=args.strict_compat)
     encode_in_parts = EncodeInParts(encode, at_once)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from library.optim.optimizers import BuiltOptimizer
-from library.saving.state import RunRecord, network_file
+from library.saving.state_record import RunRecord, network_file
 
 VERSION_KEYS = {
     "params", "initial_lr", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "train_mode",

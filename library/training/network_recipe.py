@@ -14,6 +14,7 @@ from torch import nn
 
 from library.data.batch import Batch
 from library.data.group import DatasetGroup
+from library.data.held_caches import hold_small_caches
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
 from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, text_caching, trackers
@@ -26,6 +27,7 @@ from library.training.positions import Position
 from library.training.preview_prompts import PreviewPrompt
 from library.training.run_memory import RunMemory
 from library.training.run_metadata import ModelHashes, Session, run_metadata
+from library.training.saved_run import SavedRun
 from library.training.saving_points import SavePoints
 from library.training.show_dataset import show_dataset
 from library.training.state_points import StatePoints
@@ -105,7 +107,7 @@ class Task:
 
     prompts: list[PreviewPrompt]
     tracking: dict[str, Any]
-    saved: resuming.SavedRun | None
+    saved: SavedRun | None
     session: Session
     accelerator: Accelerator
     data: RunData
@@ -124,7 +126,7 @@ def understand(args: Namespace, family: Family) -> Task:
     session = session.shared(accelerator, seed)
     data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     plan = settings.plan(args, data, accelerator)
-    optimization.check_settings(args, plan, accelerator.num_processes)
+    schedules.check_settings(args, plan.total_steps, accelerator.num_processes)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
     return Task(prompts, tracking, saved, session, accelerator, data, plan, start, hashes)
@@ -145,6 +147,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     text_cached = text_caching.cache_text(data, args, family, models, accelerator)
     base_models.place_models(args, family, models, accelerator, network_settings, text_cached=text_cached)
     built, groups = optimization.build(args, network)
+    hold_small_caches(data.groups)
     loader = settings.batch_loader(args, data, accelerator)
     data.train.set_max_train_steps(plan.total_steps)
     hooks = adapter.Hooks(network, family.text_encoder_for_network(models), models.unet)

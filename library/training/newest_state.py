@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from library.files import WAITING
-from library.saving import state
+from library.saving import state_record
 from library.saving.file_names import STATE_ENDING, is_of_run
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def newest_state(output_dir: Path, output_name: str | None) -> Path | None:
     ages = {}
     for path in found:
         try:
-            state.check_whole(path)
+            state_record.check_whole(path)
             ages[path] = _age(path)
         except (ValueError, OSError) as fault:
             logger.warning("--resume newest: %s is passed over: %s", path, fault)
@@ -37,7 +37,7 @@ def newest_state(output_dir: Path, output_name: str | None) -> Path | None:
 
 def _age(folder: Path) -> tuple[float, int]:
     """What grows with the time of saving: states of other programs tell it by their files only."""
-    record, step = state.read_record(folder), state.read_current_step(folder) or 0
+    record, step = state_record.read_record(folder), state_record.read_current_step(folder) or 0
     if record is not None and record.saved_at:
         return record.saved_at, step
-    return (folder / state.OPTIMIZER).stat().st_mtime, step
+    return (folder / state_record.OPTIMIZER).stat().st_mtime, step

@@ -1,25 +1,23 @@
 """The optimizer side of a run: groups, optimizer, schedule, clipping, and one method that makes an update of it all."""
 
 import logging
-import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from library.optim.adapted_rate import SettledRate
-from library.optim.lr_schedulers import build_lr_scheduler
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
-from library.strangers import strangers_code
 from library.training import adapter
-from library.training.accelerator import DTYPES, allow_half_precision_gradients, average_gradients
+from library.training.accelerator import allow_half_precision_gradients, average_gradients
 from library.training.guard import GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
-from library.training.schedules import schedule_options, trial_optimizer
+from library.training.precision import DTYPES
+from library.training.schedules import build_schedule
 from library.training.trackers import RateNames
 
 logger = logging.getLogger(__name__)
@@ -111,25 +109,6 @@ class Optimization:
         self.hooks.weights_changed()
 
 
-def check_settings(args: Namespace, plan: Plan, processes: int) -> None:
-    """Builds optimizer and schedule over a single number, so that what is wrong with their settings is told before a model is loaded.
-
-    Raises ValueError. What is merely odd is told when they are built in earnest.
-    """
-    optim_logger = logging.getLogger("library.optim")
-    level = optim_logger.level
-    optim_logger.setLevel(logging.ERROR)
-    try:
-        built = trial_optimizer(args)
-        schedule = build_schedule(args, built, plan, processes)
-        if args.lr_scheduler_type and not built.schedule_free:
-            with strangers_code(f"--lr_scheduler_type {args.lr_scheduler_type}", "Check --lr_scheduler_args"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of schedule steps without optimizer steps
-                schedule.step()
-    finally:
-        optim_logger.setLevel(level)
-
-
 def held(rate: float | Tensor) -> float | Tensor:
     """A learning rate as it is now; AdaFactor keeps its own in tensors that the next step overwrites."""
     return rate.clone() if isinstance(rate, Tensor) else rate
@@ -164,7 +143,7 @@ def assemble(
     accelerator: Accelerator,
 ) -> Optimization:
     """Adds the schedule, moves the network to the device and turns on the gradients of what is trained."""
-    lr_scheduler = build_schedule(args, built, plan, accelerator.num_processes)
+    lr_scheduler = build_schedule(args, built, plan.total_steps, accelerator.num_processes)
     optimizer = place_network(args, network, built, accelerator)
     if hasattr(network, "prepare_grad_etc"):
         network.prepare_grad_etc(*hooks.targets)
@@ -198,13 +177,6 @@ def place_network(args: Namespace, network: nn.Module, built: BuiltOptimizer, ac
     if args.full_fp16:
         allow_half_precision_gradients(accelerator)
     return prepared
-
-
-def build_schedule(args: Namespace, built: BuiltOptimizer, plan: Plan, processes: int):
-    """The learning-rate schedule over all of the run's updates."""
-    options = schedule_options(args, plan.total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
-    keywords = {field.name: getattr(options, field.name) for field in fields(options)}
-    return build_lr_scheduler(built, scheduler_type=args.lr_scheduler_type, **keywords)
 
 
 def rate_names(args: Namespace, built: BuiltOptimizer, groups: adapter.ParameterGroups) -> RateNames:

@@ -22,7 +22,7 @@ from library.models.devices import clear_device_cache
 from library.models.family import Family, Models
 from library.models.samplers import SAMPLERS, make_sampler
 from library.saving.pictures import parameters_text, write_png
-from library.training.accelerator import DTYPES
+from library.training.precision import DTYPES
 from library.training.preview_painter import Painter
 from library.training.preview_prompts import PreviewPrompt, read_preview_prompts
 from library.training.undisturbed import in_eval_mode, unchanged_random_states

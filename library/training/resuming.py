@@ -8,7 +8,7 @@ import logging
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,17 @@ from torch import Tensor, nn
 from library.optim.optimizers import chosen_type, optimizer_class, recorded_name
 from library.saving import state
 from library.saving.hub_folder import HubFolder
-from library.saving.state import RunRecord
+from library.saving.state_record import POSITION, SCHEDULER, random_states_file
 from library.training.misfits import check_network, check_optimizer, check_record, check_schedule
 from library.training.newest_state import NEWEST, newest_state
 from library.training.optimization import Optimization
 from library.training.plan import Plan
 from library.training.positions import Position, after_steps, next_epoch_if_done, reference_start
 from library.training.random_states import check_random_states, restore_random_states
+from library.training.saved_run import SavedRun, opened
 from library.training.state_writer import deciding_options
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A state folder, the optimizer steps it tells (None: it does not), and our record (None: another program's, or strict_compat)."""
-
-    folder: Path
-    current_step: int | None
-    record: RunRecord | None
-
-    @property
-    def dataset_seed(self) -> int | None:
-        """What the order of the data comes from; None leaves it to the new run."""
-        return self.record.dataset_seed if self.record else None
 
 
 def saved_run(args: Namespace, model: str) -> SavedRun | None:
@@ -59,31 +46,14 @@ def saved_run(args: Namespace, model: str) -> SavedRun | None:
         folder = newest_state(Path(args.output_dir), args.output_name) if args.resume == NEWEST else Path(args.resume)
     if folder is None:
         return None
-    try:
-        state.check_whole(folder)
-        record = None if args.strict_compat else state.read_record(folder)
-        saved = SavedRun(folder, state.read_current_step(folder), record)
-    except ValueError as fault:
-        raise ValueError(f"--resume {folder}: {fault}{_where_else(folder)}") from fault
-    if record is not None:
+    saved = opened(folder, with_record=not args.strict_compat)
+    if saved.record is not None:
         optimizer = recorded_name(optimizer_class(chosen_type(args.optimizer_type, args.use_8bit_adam, args.use_lion_optimizer)))
         try:
-            check_record(record, model, optimizer, _changed_options(saved, args), folder)
+            check_record(saved.record, model, optimizer, _changed_options(saved, args), folder)
         except ValueError as fault:
             raise ValueError(f"--resume {folder}: {fault}") from fault
     return saved
-
-
-def _where_else(folder: Path) -> str:
-    """What to do about a folder that is no state."""
-    inside = sorted(path.name for path in folder.glob("*-state") if path.is_dir())
-    if inside:
-        return f"; name one of the states in it: {', '.join(inside)}"
-    if not (folder / state.OPTIMIZER).is_file() and state.network_file(folder).is_file():
-        return f"; copy it again, or begin anew from its weights with --network_weights {state.network_file(folder)}"
-    if not (folder / state.OPTIMIZER).is_file():
-        return "; give a folder that --save_state wrote, its name ends in -state"
-    return ""
 
 
 def seed_of(saved: SavedRun | None, args: Namespace) -> int | None:
@@ -128,7 +98,7 @@ def _steps_done(args: Namespace, saved: SavedRun | None, plan: Plan, steps_per_e
         if saved is None:
             return 0, ""
         if saved.current_step is None and saved.record is None:
-            logger.warning("--resume: the state has no %s, so steps count from 0; say where it stood with --initial_step", state.POSITION)
+            logger.warning("--resume: the state has no %s, so steps count from 0; say where it stood with --initial_step", POSITION)
         return (saved.record.global_step if saved.record else saved.current_step or 0), "--resume"
     if saved is not None:
         logger.warning("--%s %s is used, and not the step of --resume (%s)", name, getattr(args, name), saved.current_step)
@@ -195,7 +165,7 @@ def restore(
     if accelerator.scaler is not None and content.scaler is not None:
         accelerator.scaler.load_state_dict(dict(content.scaler))
     if random_states is None:
-        name = state.random_states_file(accelerator.process_index)
+        name = random_states_file(accelerator.process_index)
         logger.warning("--resume: the state has no %s: random numbers start anew from the seed", name)
     else:
         restore_random_states(random_states)
@@ -242,7 +212,7 @@ def _restore_schedule(saved: Mapping[str, Any] | None, optimizing: Optimization,
     if saved is not None and hasattr(optimizing.lr_scheduler, "load_state_dict"):
         optimizing.lr_scheduler.load_state_dict(dict(saved))
     elif hasattr(optimizing.lr_scheduler, "load_state_dict"):
-        logger.warning("--resume: the state has no %s: the schedule goes on from step %d", state.SCHEDULER, steps)
+        logger.warning("--resume: the state has no %s: the schedule goes on from step %d", SCHEDULER, steps)
         _advance(optimizing, steps)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from library.optim.adapted_rate import SettledRate
-from library.saving.state import RunRecord
+from library.saving.state_record import RunRecord
 from library.training.guard import NanGuard
 from library.training.loss_average import LossAverage
 from library.training.loss_spikes import LossSpikes

@@ -1,13 +1,16 @@
-"""The learning-rate schedule as a reader sees it: one line of numbers, and a picture of the curve."""
+"""The learning-rate schedule of the options: built, tried, and shown as one line of numbers or as a picture of the curve."""
 
+import logging
+import warnings
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
 from library.optim.lr_schedulers import ScheduleOptions, ScheduleSummary, build_lr_scheduler, describe_schedule, schedule_factors
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
+from library.strangers import strangers_code
 
 
 def schedule_options(
@@ -128,6 +131,32 @@ def trial_optimizer(args: Namespace) -> BuiltOptimizer:
         use_8bit_adam=args.use_8bit_adam,
         use_lion_optimizer=args.use_lion_optimizer,
     )
+
+
+def build_schedule(args: Namespace, built: BuiltOptimizer, total_steps: int, processes: int):
+    """The learning-rate schedule over all of the run's updates."""
+    options = schedule_options(args, total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
+    keywords = {field.name: getattr(options, field.name) for field in fields(options)}
+    return build_lr_scheduler(built, scheduler_type=args.lr_scheduler_type, **keywords)
+
+
+def check_settings(args: Namespace, total_steps: int, processes: int) -> None:
+    """Builds optimizer and schedule over a single number, so that what is wrong with their settings is told before a model is loaded.
+
+    Raises ValueError. What is merely odd is told when they are built in earnest.
+    """
+    optim_logger = logging.getLogger("library.optim")
+    level = optim_logger.level
+    optim_logger.setLevel(logging.ERROR)
+    try:
+        built = trial_optimizer(args)
+        schedule = build_schedule(args, built, total_steps, processes)
+        if args.lr_scheduler_type and not built.schedule_free:
+            with strangers_code(f"--lr_scheduler_type {args.lr_scheduler_type}", "Check --lr_scheduler_args"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of schedule steps without optimizer steps
+                schedule.step()
+    finally:
+        optim_logger.setLevel(level)
 
 
 def preview(args: Namespace, total_steps: int, processes: int) -> None:

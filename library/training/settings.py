@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import toml
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -19,15 +18,18 @@ from library.diffusion.noise import NoiseSettings
 from library.kernels.bf16_on_cpu import fast_bf16_on_cpu
 from library.models.family import Family, Models
 from library.saving.hub import HubSettings, HubUpload
-from library.training.accelerator import DTYPES, make_accelerator
+from library.training.accelerator import make_accelerator
 from library.training.adapter import NetworkSettings, network_arguments
 from library.training.datasets import RunData
 from library.training.guard import weights_are_finite
 from library.training.plan import Plan, plan_training
+from library.training.precision import DTYPES
+from library.training.recording import replays
 from library.training.run_metadata import RunMetadata
 from library.training.saving_points import NotSaved, SavePoints, SaveSettings
 from library.training.state_points import StatePoints, StateSettings
 from library.training.step import StepParts, StepSettings
+from library.training.tracker_settings import tracker_settings
 from library.training.trackers import logged_config
 
 logger = logging.getLogger(__name__)
@@ -167,6 +169,7 @@ def step_parts(args: Namespace, family: Family, models: Models, network: nn.Modu
         objective=family.objective(args.zero_terminal_snr).to(accelerator.device),
         autocast=accelerator.autocast,
         python_random=random,
+        replays=replays(args, network, accelerator),
     )
 
 
@@ -249,15 +252,3 @@ def tracker_arguments(args: Namespace) -> dict[str, Any]:
         "init_arguments": tracker_settings(args.log_tracker_config) if args.log_tracker_config else None,
         "config": logged_config(vars(args)) if args.log_config else None,
     }
-
-
-def tracker_settings(path: str) -> dict[str, dict[str, Any]]:
-    """The tables of --log_tracker_config, one for each tracker. Raises ValueError for a file that has something else."""
-    try:
-        tables = toml.load(path)
-    except (ValueError, IndexError) as fault:  # the toml package lets an IndexError through on some broken files
-        raise ValueError(f"--log_tracker_config {path} is not valid TOML in UTF-8: {fault}") from fault
-    plain = [name for name, table in tables.items() if not isinstance(table, dict)]
-    if plain:
-        raise ValueError(f"--log_tracker_config {path}: {plain[0]} must be a table, such as [wandb] or [tensorboard]")
-    return tables

@@ -14,7 +14,8 @@ from torch import nn
 
 from library.files import abandon_folder, begin_folder, finish_folder, room_left, unfinished_folder
 from library.models.family import Family
-from library.saving.state import RunRecord, TrainingState, write_random_states, write_state
+from library.saving.state import TrainingState, write_random_states, write_state
+from library.saving.state_record import RunRecord
 from library.training.datasets import RunData
 from library.training.guard import weights_are_finite
 from library.training.loss_average import LossAverage

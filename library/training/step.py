@@ -16,7 +16,10 @@ from library.diffusion.losses import LossSettings, weighted_loss
 from library.diffusion.noise import NoiseSettings, Random, noisy_latents
 from library.diffusion.objectives import DDPM
 from library.diffusion.weighting import latent_mask
+from library.kernels.replay import Inputs, Replays
 from library.models.family import Family, Models
+
+SIZES = ("original_sizes_hw", "crop_top_lefts", "target_sizes_hw")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class StepParts:
-    """The models and callables one step works with. `python_random` feeds the scales of multires noise."""
+    """The models and callables one step works with. `python_random` feeds the scales of multires noise.
+
+    replays: records the U-Net's part of a step instead of running it each time.
+    """
 
     family: Family
     models: Models
@@ -45,6 +51,7 @@ class StepParts:
     objective: DDPM
     autocast: Callable[[], AbstractContextManager]
     python_random: Random
+    replays: Replays | None = None
 
 
 @dataclass(frozen=True)
@@ -139,13 +146,16 @@ def predict(
     noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], batch: Batch, parts: StepParts, settings: StepSettings
 ) -> Tensor:
     """The U-Net's output under autocast; sizes in pixels go along for families that condition on them."""
-    sizes = {
-        "original_sizes_hw": batch.original_sizes_hw,
-        "crop_top_lefts": batch.crop_top_lefts,
-        "target_sizes_hw": batch.target_sizes_hw,
-    }
-    with parts.autocast():
-        return parts.family.predict(parts.models.unet, noisy_latents.to(settings.weight_dtype), timesteps, text_states, sizes)
+    inputs = {"noisy_latents": noisy_latents.to(settings.weight_dtype), "timesteps": timesteps, **text_states}
+    sizes = {name: getattr(batch, name) for name in SIZES}
+
+    def compute(inputs: Inputs) -> Tensor:
+        texts = {name: inputs[name] for name in text_states}
+        sizes = {name: inputs[name] for name in SIZES}
+        with parts.autocast():
+            return parts.family.predict(parts.models.unet, inputs["noisy_latents"], inputs["timesteps"], texts, sizes)
+
+    return compute(inputs | sizes) if parts.replays is None else parts.replays(compute, inputs | sizes)
 
 
 def predict_without_network(

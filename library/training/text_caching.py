@@ -14,9 +14,10 @@ from library.data.group import DatasetGroup
 from library.data.text_cache import TextFiles, cache_text_states
 from library.models import text
 from library.models.family import Family, Models
-from library.training.accelerator import DTYPES
 from library.training.base_models import place
-from library.training.datasets import RunData, text_cache_asked_for, tokenize_function
+from library.training.datasets import RunData, tokenize_function
+from library.training.listing import text_cache_asked_for
+from library.training.precision import DTYPES
 
 logger = logging.getLogger(__name__)
 

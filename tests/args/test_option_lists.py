@@ -15,6 +15,7 @@ DATA = Path(__file__).parent / "data"
 NEW_OPTIONS = {
     "strict_compat", "skip_image_resolution", "skip_bad_images", "no_image_index", "nan_guard", "nan_guard_patience",
     "text_encoder_cache_variants", "lr_scheduler_preview", "blocks_to_swap", "vae_slicing", "vae_tiling", "attention",
+    "cuda_graph",
 }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from library.data.images import load_image, to_bytes
+from library.data.images import load_image
+from library.data.pixels import to_bytes
 from library.data.subsets import Subset
 from tests.data.scenes import dataset, paint, painted_group, record
 

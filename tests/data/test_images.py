@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from library.data.folders import image_extensions
-from library.data.images import BadImage, alpha_tensor, colors, load_image, resize_image, to_tensor
+from library.data.images import BadImage, load_image, resize_image
+from library.data.pixels import alpha_tensor, colors, to_tensor
 from library.data.sizes import probe_sizes
 from tests.data.scenes import paint
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from library.data.images import colors
 from library.data.latent_cache import cache_latents
 from library.data.latent_files import read_latents
+from library.data.pixels import colors
 from library.data.subsets import Subset
 from tests.data.scenes import cut_off, paint, painted_group
 

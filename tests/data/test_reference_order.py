@@ -12,8 +12,8 @@ import torch
 
 from library.data.dataset import ImageDataset
 from library.data.group import DatasetGroup
-from library.data.images import colors
 from library.data.loader import BatchLoader
+from library.data.pixels import colors
 from library.data.registration import register_images
 from library.data.subsets import DatasetSettings, Subset
 from tests.data.scenes import painted_group

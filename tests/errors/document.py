@@ -14,9 +14,9 @@ HEAD = """# What is read when something is wrong
 exit status 1 (2 for a command line that cannot be read, 0 where the run goes on). `--console_log_level DEBUG` adds the traceback. Where the
 code of another package fails (an optimizer, a network module, a data set of one's own), its traceback stands below the message.
 
-*When*: **at once**, before torch is imported or just after, and always before a model is loaded; **later**, where only the file itself, the
-model or the training shows it. "\u2026" stands for words that differ from one machine to the next, and FOLDER for the folder the command is
-typed in.
+*When*: **at once**, within a second or two, before torch is imported (what needs torch: in about three); **soon**, before a model is
+loaded; **later**, where only the file itself, the model or the training shows it. Images in folders of 2,000 and more files are looked at
+soon. "\u2026" stands for words that differ from one machine to the next, and FOLDER for the folder the command is typed in.
 
 This page is made from the tables in `tests/errors/`, and each of its rows is a test.
 """
@@ -27,7 +27,7 @@ def document() -> str:
     parts = [HEAD.format(count=len(ROWS))]
     for title, rows in SECTIONS.items():
         parts.append(f"\n## {title}\n\n| what is wrong | when | what is read |\n|---|---|---|\n")
-        parts += [f"| {row.wrong} | {'at once' if row.before_model else 'later'} | {cell(row)} |\n" for row in rows]
+        parts += [f"| {row.wrong} | {row.when} | {cell(row)} |\n" for row in rows]
     return "".join(parts)
 
 

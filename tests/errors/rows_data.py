@@ -1,6 +1,7 @@
 """Rows of docs/errors.md: images, captions, the files that describe them, and prompts of previews."""
 
 from tests.errors.faults import cut, huge_picture, without
+from tests.errors.world import LATER, SOON
 from tests.errors.world import WrongInput as Row
 
 BESIDE = "images/4_thing/x.png"
@@ -74,7 +75,7 @@ IMAGES = [
         ),
         {"cache_latents": True},
         {BESIDE: cut("images/4_thing/p0.png")},
-        before_model=False,
+        when=LATER,
     ),
     Row(
         "an image of 3,600 million pixels",
@@ -131,6 +132,7 @@ IMAGES = [
         "`--dataset_class` of a module that is not there",
         "--dataset_class nodata.Data: there is no module 'nodata' here, is its folder in PYTHONPATH?",
         {"dataset_class": "nodata.Data"},
+        when=SOON,
     ),
     Row(
         "`--dataset_class` of something else",
@@ -139,6 +141,7 @@ IMAGES = [
             "resolution, debug_dataset)"
         ),
         {"dataset_class": "collections.OrderedDict"},
+        when=SOON,
     ),
 ]
 
@@ -343,7 +346,7 @@ PROMPTS = [
         "--sample_prompts p.txt, line 1: --x is none of w, h, d, s, l, n, ss, left out",
         prompts("p.txt"),
         {"p.txt": "cat --x 3\n"},
-        before_model=False,
+        when=LATER,
         goes_on=True,
     ),
 ]

@@ -5,6 +5,7 @@ import shutil
 import torch
 
 from tests.errors.faults import changed_folder, cut, hostile, lose_a_tensor, tensors, without
+from tests.errors.world import LATER
 from tests.errors.world import WrongInput as Row
 
 LYCORIS = {"network_module": "lycoris.kohya"}
@@ -16,7 +17,7 @@ def model(name: str, **more) -> dict:
 
 def late(wrong: str, said: str, options: dict, files: dict | None = None, **more) -> Row:
     """A mistake that only the file itself shows."""
-    return Row(wrong, said, options, files or {}, before_model=False, **more)
+    return Row(wrong, said, options, files or {}, when=LATER, **more)
 
 
 MODELS = [

@@ -1,6 +1,7 @@
 """Rows of docs/errors.md: options, and the files that hold options."""
 
 from tests.errors.faults import without
+from tests.errors.world import LATER
 from tests.errors.world import WrongInput as Row
 
 PICTURE = "images/4_thing/p0.png"
@@ -334,7 +335,7 @@ OPTIMIZERS = [
             "U-Net modules; give a rate above 0"
         ),
         {"learning_rate": 0},
-        before_model=False,
+        when=LATER,
     ),
     Row(
         "Prodigy with two learning rates",
@@ -344,7 +345,7 @@ OPTIMIZERS = [
             "prodigyplus.ProdigyPlusScheduleFree, which finds a rate for each group"
         ),
         {"optimizer_type": "Prodigy", "unet_lr": 1, "text_encoder_lr": 0.5},
-        before_model=False,
+        when=LATER,
     ),
 ]
 

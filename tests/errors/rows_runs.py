@@ -4,6 +4,7 @@ import torch
 
 from tests.errors.faults import changed_folder, cut, damaged_record, hostile, raising
 from tests.errors.rows_models import late
+from tests.errors.world import SOON
 from tests.errors.world import WrongInput as Row
 
 
@@ -69,6 +70,7 @@ RESUMING = [
             "more to go on"
         ),
         {"resume": STATE, "max_train_steps": 1},
+        when=SOON,
     ),
     Row(
         "another rank",
@@ -77,6 +79,7 @@ RESUMING = [
             "begin a new run from its weights: --network_weights earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "network_dim": 4},
+        when=SOON,
     ),
     Row(
         "another network module",
@@ -86,6 +89,7 @@ RESUMING = [
             "earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "network_module": "networks.loha"},
+        when=SOON,
     ),
     Row(
         "another optimizer",
@@ -95,6 +99,7 @@ RESUMING = [
             "--network_weights earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "optimizer_type": "Lion"},
+        when=SOON,
     ),
     Row(
         "a state of another family",
@@ -104,6 +109,7 @@ RESUMING = [
         ),
         {"resume": STATE},
         script="sdxl",
+        when=SOON,
     ),
     late(
         "a state with other parts trained",
@@ -130,6 +136,7 @@ RESUMING = [
             "me/my-loras/mine-000002-state or me/my-loras/mine-000002-state:main:model"
         ),
         {"resume": "me/loras", "resume_from_huggingface": True},
+        when=SOON,
     ),
     Row(
         "a state on the hub that cannot be fetched",
@@ -138,6 +145,7 @@ RESUMING = [
             "--huggingface_token or HF_TOKEN"
         ),
         {"resume": "me/loras/a-state", "resume_from_huggingface": True},
+        when=SOON,
     ),
 ]
 

@@ -59,8 +59,20 @@ finally:
 """
 
 
-@pytest.mark.parametrize("wrong", ["`--output_dir` is a file", "an optimizer's package that is not there", "a config file that is no TOML"])
-def test_options_are_refused_by_a_real_process_that_never_imports_torch(wrong, world, monkeypatch):
+WITHOUT_TORCH = [
+    "`--output_dir` is a file",
+    "an optimizer's package that is not there",
+    "a config file that is no TOML",
+    "a folder without images",
+    "colours that change, `--cache_latents`",
+    "a download cut off",
+    "an SDXL model with train_network.py",
+    "an optimizer cut off",
+]
+
+
+@pytest.mark.parametrize("wrong", WITHOUT_TORCH)
+def test_a_real_process_refuses_without_importing_torch(wrong, world, monkeypatch):
     row = next(row for row in ROWS if row.wrong == wrong)
     monkeypatch.chdir(world)
     write_files(row)

@@ -19,8 +19,12 @@ SCRIPTS = {"sd": "train_network", "sdxl": "sdxl_train_network"}
 BASE_MODEL = {"sd": "sd1", "sdxl": "sdxl"}
 
 
-class ModelReached(AssertionError):
-    """A mistake that can be seen before was not: the run came to load its model."""
+AT_ONCE, SOON, LATER = "at once", "soon", "later"
+"""Before more than torch is imported; before a model is loaded; by what a file, a model or the training itself shows."""
+
+
+class Reached(AssertionError):
+    """A mistake that can be seen before was not: the run came so far."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class WrongInput:
 
     wrong: what is wrong, for the document. said: what is read, "…" for any text. options: what differs from a good command line (see
     tests.tiny_runs.arguments). files: path -> content, or a function that writes it. patch: what a test must do to the process to be
-    there, such as taking a package away. before_model: told before a model is loaded. goes_on: told in a log line, and the run goes on.
+    there, such as taking a package away. when: it is told, one of the three above. goes_on: told in a log line, and the run goes on.
     status: of the process that ends.
     """
 
@@ -39,7 +43,7 @@ class WrongInput:
     files: Mapping[str, str | bytes | Callable[[Path], object]] = field(default_factory=dict)
     script: str = "sd"
     patch: Callable[[pytest.MonkeyPatch], None] | None = None
-    before_model: bool = True
+    when: str = AT_ONCE
     goes_on: bool = False
     status: int = 1
 
@@ -75,13 +79,15 @@ def typed(row: WrongInput, folder: Path, patch: pytest.MonkeyPatch) -> tuple[int
     patch.chdir(folder)
     write_files(row)
     patch.setattr(sys, "argv", [f"{SCRIPTS[row.script]}.py", *command_line(row)])
-    if row.before_model:
-        _forbid_loading(patch)
     if row.goes_on:
         patch.setattr("library.training.network_recipe.train", lambda run: None)
     if row.patch:
         row.patch(patch)
     entry = import_module(SCRIPTS[row.script])
+    if row.when == AT_ONCE:
+        patch.setattr(entry, "leave_unused_packages_out", reached("diffusers is imported"))
+    elif row.when == SOON:
+        forbid_loading(patch)
     told = io.StringIO()
     with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()), _fresh_processes_state():
         try:
@@ -92,14 +98,20 @@ def typed(row: WrongInput, folder: Path, patch: pytest.MonkeyPatch) -> tuple[int
     return status, told.getvalue()
 
 
-def _forbid_loading(patch: pytest.MonkeyPatch) -> None:
+def reached(what: str) -> Callable:
+    """A function that must not be called."""
+
+    def fail(*args, **options):
+        raise Reached(f"{what} before the mistake is told")
+
+    return fail
+
+
+def forbid_loading(patch: pytest.MonkeyPatch) -> None:
     from library.models import sd, sdxl
 
-    def reached(*args, **options):
-        raise ModelReached("the model is loaded before the mistake is told")
-
     for family in (sd.SD, sdxl.SDXL):
-        patch.setattr(family, "load", reached)
+        patch.setattr(family, "load", reached("the model is loaded"))
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from library.data.text_files import read_text_states
 from library.models.checkpoints import open_checkpoint
 from library.models.prompt_weights import parse_weights
 from library.models.streams import open_stream
-from library.saving.weights import load_pickled, load_tensors, read_metadata
+from library.saving.header import read_metadata
+from library.saving.weights import load_pickled, load_tensors
 from library.training.preview_prompts import READERS, parse_line, read_preview_prompts
 from tests.fuzz.profiles import examples
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from library.saving.weights import load_tensors, read_metadata, save_tensors
+from library.saving.header import read_metadata
+from library.saving.weights import load_tensors, save_tensors
 from networks.lora import create_network, create_network_from_weights
 
 RECORDED = json.loads((Path(__file__).parent / "data" / "initial_weights.json").read_text())

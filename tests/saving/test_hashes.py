@@ -7,7 +7,8 @@ import safetensors.torch
 import torch
 
 from library.saving.hashes import FileHashes, file_hashes, legacy_hash, model_hash, network_hashes
-from library.saving.weights import load_tensors, read_metadata
+from library.saving.header import read_metadata
+from library.saving.weights import load_tensors
 
 NOTHING = hashlib.sha256(b"").hexdigest()[:8]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from library.saving.weights import load_tensors, read_metadata, save_tensors
+from library.saving.header import read_metadata
+from library.saving.weights import load_tensors, save_tensors
 
 
 def tensors():

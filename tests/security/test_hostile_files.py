@@ -17,8 +17,10 @@ from library.data.text_files import read_text_states
 from library.models.checkpoints import open_checkpoint
 from library.models.streams import open_stream
 from library.models.vae import VaeLoader
-from library.saving.state import check_whole, read_random_states, read_state
-from library.saving.weights import load_pickled, load_tensors, read_metadata
+from library.saving.header import read_metadata
+from library.saving.state import read_random_states, read_state
+from library.saving.state_record import check_whole
+from library.saving.weights import load_pickled, load_tensors
 from networks.files.adapter_file import open_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from library.saving.header import read_metadata
 from library.saving.hub_folder import HubFolder
-from library.saving.weights import read_metadata
 from library.training import network_recipe, settings
 from library.training.trackers import logged_config
 from tests.tiny_runs import arguments, picture_folder, prepared

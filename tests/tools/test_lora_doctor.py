@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from library.saving.weights import read_metadata
+from library.saving.header import read_metadata
 from networks.files.names import comfyui_layer, diffusers_layer, kohya_module, split_key
 from networks.targets import text_encoder_targets, unet_targets
 from tests.tools.test_merge_adapters import NAMES, changes, loha, lora

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from library.saving.weights import read_metadata
+from library.saving.header import read_metadata
 from networks.files.adapter_file import open_adapter
 from networks.files.algebra import delta
 from networks.files.combine import clamped

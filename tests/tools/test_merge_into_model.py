@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from library.models.original_layout import open_model
 from library.models.streams import open_stream
-from library.saving.weights import read_metadata
+from library.saving.header import read_metadata
 from networks.files.adapter_file import open_adapter
 from networks.files.merge import merged_model
 from networks.files.places import kind_of_model, places

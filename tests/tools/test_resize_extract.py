@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from library.models.streams import open_stream
 from library.saving.hashes import network_hashes
-from library.saving.weights import read_metadata
+from library.saving.header import read_metadata
 from networks.files.resize import chosen_rank
 from tests.tools.test_merge_adapters import NAMES, changes, loha, lora
 

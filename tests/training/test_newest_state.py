@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from library.saving.state import NETWORK, OPTIMIZER, POSITION, RUN
+from library.saving.state_record import NETWORK, OPTIMIZER, POSITION, RUN
 from library.saving.weights import save_tensors
 from library.training.newest_state import newest_state
 

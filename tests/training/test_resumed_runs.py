@@ -10,8 +10,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
-from library.saving.state import RunRecord, read_random_states, read_record, read_state
-from library.saving.weights import read_metadata
+from library.saving.header import read_metadata
+from library.saving.state import read_random_states, read_state
+from library.saving.state_record import RunRecord, read_record
 from library.training.network_recipe import prepare, train
 from tests.conftest import GOLDEN
 from tests.golden_workshop import read_command_line

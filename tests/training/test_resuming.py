@@ -20,7 +20,8 @@ from library.files import begin_folder, finish_folder, unfinished_folder
 from library.optim.lr_schedulers import build_lr_scheduler
 from library.optim.optimizers import OPTIMIZERS, build_optimizer
 from library.saving.hub_folder import HubFolder
-from library.saving.state import RunRecord, write_random_states, write_state
+from library.saving.state import write_random_states, write_state
+from library.saving.state_record import RunRecord
 from library.training import resuming
 from library.training.positions import Position
 from library.training.random_states import random_states

@@ -1,0 +1,52 @@
+"""Caches on disk that are small are read once and kept in memory: then batches are made where they are used, without worker processes.
+
+A worker costs the start of a Python with torch in it (seconds each on Windows) and its memory, and saves a millisecond an image.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from library.data.group import DatasetGroup
+from library.data.latent_files import LATENT_STRIDE, read_latents
+from library.data.subsets import ImageRecord
+from library.data.text_files import read_text_states
+from library.data.threads import map_in_threads
+
+MOST_BYTES = 2**30
+"""The caches of some 2,000 images of SD 1.x, or of 800 of SDXL with their captions."""
+CHANNELS = 4
+
+
+def hold_small_caches(groups: Iterable[DatasetGroup], most_bytes: int = MOST_BYTES) -> None:
+    """Reads what lies in cache files into memory, if all of it takes at most `most_bytes`. What is used afterwards is the same.
+
+    With strict_compat nothing is done. Raises ValueError naming a file that is damaged.
+    """
+    records = [record for group in groups if not group.strict_compat for dataset in group.datasets for record in dataset.records.values()]
+    files = [file for record in records for file in text_files(record)]
+    if not records or sum(map(latent_bytes, records)) + sum(file.stat().st_size for file in set(files)) > most_bytes:
+        return
+    map_in_threads(hold_latents, [record for record in records if record.latents_npz is not None and record.latents is None])
+    states = dict(zip(files, map_in_threads(read_text_states, files), strict=True))
+    for record in records:
+        if record.cached_text is not None:
+            record.cached_text.states = [states[state] if isinstance(state, Path) else state for state in record.cached_text.states]
+
+
+def latent_bytes(record: ImageRecord) -> int:
+    """Of what the record's cache file holds for it, 0 without one."""
+    if record.latents_npz is None or record.latents is not None:
+        return 0
+    pixels = record.bucket[0] * record.bucket[1]
+    latents = CHANNELS * 4 * pixels // LATENT_STRIDE**2
+    return latents * (1 + record.subset.flip_aug) + 4 * pixels * record.subset.alpha_mask
+
+
+def text_files(record: ImageRecord) -> list[Path]:
+    return [] if record.cached_text is None else [state for state in record.cached_text.states if isinstance(state, Path)]
+
+
+def hold_latents(record: ImageRecord) -> None:
+    """Reads the file for each way round that training may ask for."""
+    ways = (False, True) if record.subset.flip_aug else (False,)
+    record.held = {way: read_latents(record.latents_npz, flipped=way, alpha_mask=record.subset.alpha_mask) for way in ways}

@@ -1,0 +1,133 @@
+"""Work on tensors recorded once and replayed: on CUDA a forward and a backward pass become one launch each (--cuda_graph auto).
+
+At batch 1 a GPU waits for Python, which launches thousands of small kernels for each step. A CUDA graph launches them all at once, from
+and to fixed places in memory: inputs are copied in, and what comes out is overwritten by the next replay of any recording.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+logger = logging.getLogger(__name__)
+
+MOST_RECORDINGS = 32  # sets of shapes; each costs seconds and some memory for the graph itself, the activations' memory is shared
+
+Inputs = dict[str, Tensor]
+Compute = Callable[[Inputs], Tensor]
+Replay = Callable[[], object]
+Record = Callable[[Callable], tuple[object, Replay]]
+
+
+class Replays:
+    """Answers by recordings, one for each set of input shapes, made at the second call with it: the first lets libraries choose kernels.
+
+    What is asked for without gradients is computed as usual. Where recording fails, this is told in a line and all goes on without.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor], record: Record, *, keeps_gradients: bool = False):
+        """leaves: tensors besides the inputs that may get gradients; the same ones, in the same memory, in all calls.
+
+        record: runs or captures a function, see `cuda_recorder`. keeps_gradients: gradients outlive the next call (accumulation).
+        """
+        self.leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        self.recordings: dict[tuple, Recording | None] = {}
+        self._record = record
+        self._keeps_gradients = keeps_gradients
+        self._works = True
+
+    def __call__(self, compute: Compute, inputs: Inputs) -> Tensor:
+        """compute(inputs), a function of the inputs, of the leaves and of the device's random state alone."""
+        if not self._works or not torch.is_grad_enabled():
+            return compute(inputs)
+        key = tuple((name, tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in inputs.items())
+        if key not in self.recordings:
+            if len(self.recordings) < MOST_RECORDINGS:
+                self.recordings[key] = None
+            return compute(inputs)
+        if self.recordings[key] is None:
+            self.recordings[key] = self._recorded(compute, inputs)
+        recording = self.recordings[key]
+        return compute(inputs) if recording is None else recording(inputs)
+
+    def _recorded(self, compute: Compute, inputs: Inputs) -> "Recording | None":
+        try:
+            return Recording(compute, inputs, self.leaves, self._record, self._keeps_gradients)
+        except RuntimeError as error:  # CUDA's refusals, and what PyTorch says of an operation that cannot be captured
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self._works = False
+        self.recordings.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("--cuda_graph auto: steps run without recordings, a little slower, as this one could not be recorded (%s)", reason)
+        return None
+
+
+class Recording:
+    """One set of shapes: where its inputs, its output and its gradients lie, and how to compute them anew."""
+
+    def __init__(self, compute: Compute, inputs: Inputs, leaves: Sequence[Tensor], record: Record, keeps_gradients: bool):
+        self.inputs = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in inputs.items()}
+        self.leaves = leaves
+        self.keeps_gradients = keeps_gradients
+        self._answer: Tensor | None = None
+
+        def forward() -> Tensor:
+            self._answer = compute(self.inputs)
+            return self._answer
+
+        def backward() -> tuple[Tensor | None, ...]:
+            trained = [*(tensor for tensor in self.inputs.values() if tensor.requires_grad), *leaves]
+            return torch.autograd.grad(self._answer, trained, self.output_gradient, allow_unused=True)
+
+        output, self.replay_forward = record(forward)
+        self.output = output.detach()
+        self.output_gradient = torch.zeros_like(self.output)
+        self.gradients, self.replay_backward = record(backward)
+        self._answer = None
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        return _Replayed.apply(self, *inputs.values(), *self.leaves)
+
+    def take_in(self, inputs: Sequence[Tensor]) -> None:
+        """Puts the values of new inputs where the recording reads them."""
+        for place, tensor in zip(self.inputs.values(), inputs, strict=True):
+            place.detach().copy_(tensor, non_blocking=True)
+
+    def all_gradients(self) -> list[Tensor | None]:
+        """The gradients as the backward pass wants them: one for each input and leaf."""
+        gradients = iter(self.gradients)
+        ordered = [next(gradients) if tensor.requires_grad else None for tensor in (*self.inputs.values(), *self.leaves)]
+        return [tensor if tensor is None else tensor.clone() if self.keeps_gradients else tensor.detach() for tensor in ordered]
+
+
+class _Replayed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, recording: Recording, *tensors: Tensor) -> Tensor:
+        recording.take_in(tensors[: len(recording.inputs)])
+        recording.replay_forward()
+        ctx.recording = recording
+        return recording.output.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.recording.output_gradient.copy_(gradient)
+        ctx.recording.replay_backward()
+        return None, *ctx.recording.all_gradients()
+
+
+def cuda_recorder() -> Record:
+    """Captures CUDA graphs that share one pool of memory: at any time only one of them is between its forward and its backward pass."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(work: Callable) -> tuple[object, Replay]:
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": other threads, which pin batches in memory, may go on with theirs
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            result = work()
+        return result, graph.replay
+
+    return record

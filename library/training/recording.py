@@ -1,0 +1,46 @@
+"""`--cuda_graph auto`: whether the steps of this run can be recorded."""
+
+import logging
+from argparse import Namespace
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from library.kernels.replay import Replays, cuda_recorder
+from library.training.memory import SELECTIVE
+
+logger = logging.getLogger(__name__)
+
+
+def replays(args: Namespace, network: nn.Module, accelerator: Accelerator) -> Replays | None:
+    """Records steps where --cuda_graph asks for it and nothing stands in the way; what does is told in a line.
+
+    To be called when weights lie where they stay and the low-precision copies are made.
+    """
+    if args.cuda_graph != "auto":
+        return None
+    reason = obstacle(args, network, accelerator.device)
+    if reason is not None:
+        logger.warning("--cuda_graph auto has no effect: %s", reason)
+        return None
+    leaves = network.leaves()
+    accumulating = args.gradient_accumulation_steps > 1 and any(isinstance(leaf, nn.Parameter) for leaf in leaves)
+    return Replays(leaves, cuda_recorder(), keeps_gradients=accumulating)
+
+
+def obstacle(args: Namespace, network: nn.Module, device: torch.device) -> str | None:
+    """Why steps cannot be recorded, None if they can."""
+    if device.type != "cuda":
+        return f"it is for CUDA, the device is {device.type}"
+    if args.gradient_checkpointing and args.gradient_checkpointing != SELECTIVE:
+        return "blocks are checkpointed; --gradient_checkpointing selective goes with it"
+    if args.blocks_to_swap:
+        return "--blocks_to_swap brings weights to the GPU anew in each step"
+    if args.torch_compile:
+        return "--torch_compile makes the launches cheaper by itself"
+    if not hasattr(network, "same_every_step"):
+        return f"nothing is known of how {type(network).__module__} computes"
+    if not network.same_every_step:
+        return "steps differ from each other (module_dropout, or DyLoRA's choice of ranks)"
+    return None

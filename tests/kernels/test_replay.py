@@ -1,0 +1,157 @@
+"""Recordings, here made by a stand-in for CUDA graphs: it runs the work again and writes the results to where they were the first time."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from library.kernels.replay import MOST_RECORDINGS, Replays
+
+
+def written_again(place, result) -> None:
+    """Puts a new result, a tensor or several, where the old one lies."""
+    if isinstance(result, torch.Tensor):
+        place.detach().copy_(result.detach())
+        return
+    for old, new in zip(place, result, strict=True):
+        if old is not None:
+            written_again(old, new)
+
+
+class Rerun:
+    """Records as a CUDA graph does: Python runs once, and all later results land in the memory of the first."""
+
+    def __init__(self):
+        self.recorded = 0
+        self.replayed = 0
+
+    def __call__(self, work):
+        self.recorded += 1
+        place = work()
+        if isinstance(place, torch.Tensor):
+            place = place.detach()
+
+        def replay():
+            self.replayed += 1
+            with torch.enable_grad():  # a CUDA graph does not care that Python now is inside an autograd function
+                result = work()
+            written_again(place, result)
+
+        return place, replay
+
+
+class Layer:
+    def __init__(self):
+        self.weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        self.unused = nn.Parameter(torch.ones(1))
+        self.frozen = torch.ones(1)
+        self.asked = 0
+
+    @property
+    def leaves(self):
+        return [self.weight, self.unused, self.frozen]
+
+    def __call__(self, inputs):
+        self.asked += 1
+        return inputs["x"] @ self.weight * inputs["scale"]
+
+
+def inputs(rows: int = 3, start: float = 0.0, needs_gradient: bool = False):
+    x = torch.arange(2.0 * rows).view(rows, 2) + start
+    return {"x": x.requires_grad_(needs_gradient), "scale": torch.tensor(2.0)}
+
+
+def test_the_first_call_runs_the_second_records_and_later_ones_replay():
+    layer, record = Layer(), Rerun()
+    replays = Replays(layer.leaves, record)
+    for start in (0.0, 1.0, 2.0):
+        given = inputs(start=start)
+        answer = replays(layer, given)
+        assert torch.equal(answer, given["x"] @ layer.weight * 2)
+        answer.square().sum().backward()
+        expected = given["x"].T @ (2 * answer.detach() * 2)
+        assert torch.equal(layer.weight.grad, expected)
+        assert layer.unused.grad is None
+        layer.weight.grad = None
+    assert record.recorded == 2 and record.replayed == 4  # forward and backward; the stand-in reruns what was recorded
+
+
+def test_a_replay_reads_the_weights_as_they_are_now():
+    layer = Layer()
+    replays = Replays(layer.leaves, Rerun())
+    for _ in range(3):
+        replays(layer, inputs())
+    with torch.no_grad():
+        layer.weight.mul_(-1)
+    assert torch.equal(replays(layer, inputs()), inputs()["x"] @ layer.weight * 2)
+
+
+def test_gradients_reach_inputs_that_want_them():
+    layer = Layer()
+    replays = Replays(layer.leaves, Rerun())
+    for start in (0.0, 1.0, 2.0):
+        given = inputs(start=start, needs_gradient=True)
+        replays(layer, given).sum().backward()
+        assert torch.equal(given["x"].grad, (torch.ones(3, 2) @ layer.weight.detach().T) * 2)
+        assert given["scale"].grad is None
+
+
+def test_each_set_of_shapes_has_a_recording_and_their_number_is_limited():
+    layer, record = Layer(), Rerun()
+    replays = Replays(layer.leaves, record)
+    for _ in range(2):
+        for rows in range(1, MOST_RECORDINGS + 3):
+            assert torch.equal(replays(layer, inputs(rows)), inputs(rows)["x"] @ layer.weight * 2)
+    assert record.recorded == 2 * MOST_RECORDINGS
+
+
+def test_answers_without_gradients_are_computed_as_usual():
+    layer, record = Layer(), Rerun()
+    replays = Replays(layer.leaves, record)
+    with torch.no_grad():
+        for _ in range(3):
+            replays(layer, inputs())
+    assert record.recorded == 0 and layer.asked == 3
+
+
+def test_gradients_that_are_added_up_do_not_share_the_recordings_memory():
+    layer = Layer()
+    replays = Replays(layer.leaves, Rerun(), keeps_gradients=True)
+    expected = torch.zeros(2, 2)
+    for start in (0.0, 1.0, 2.0, 3.0):
+        given = inputs(start=start)
+        replays(layer, given).sum().backward()
+        expected += given["x"].T @ torch.full((3, 2), 2.0)
+        assert torch.equal(layer.weight.grad, expected)
+
+
+def test_what_cannot_be_recorded_runs_as_usual_and_is_told_once(caplog):
+    def refuse(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nand a long tail")
+
+    layer = Layer()
+    replays = Replays(layer.leaves, refuse)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            assert torch.equal(replays(layer, inputs()), inputs()["x"] @ layer.weight * 2)
+    assert [record.message for record in caplog.records] == [
+        "--cuda_graph auto: steps run without recordings, a little slower, as this one could not be recorded"
+        " (operation not permitted when stream is capturing)"
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_graphs_give_what_running_gives():
+    from library.kernels.replay import cuda_recorder
+
+    layer = Layer()
+    layer.weight = nn.Parameter(layer.weight.detach().cuda())
+    replays = Replays([layer.weight], cuda_recorder())
+    for start in (0.0, 1.0, 2.0, 3.0):
+        given = {name: tensor.cuda() for name, tensor in inputs(start=start).items()}
+        answer = replays(layer, given)
+        torch.testing.assert_close(answer, given["x"] @ layer.weight * 2)
+        answer.sum().backward()
+        torch.testing.assert_close(layer.weight.grad, given["x"].T @ torch.full((3, 2), 2.0, device="cuda"))
+        layer.weight.grad = None
