@@ -135,6 +135,7 @@ def train(path: Path, side: int, steps: int, rank: int, precision: str) -> None:
     from library.models.sdxl import SDXL
     from library.training.network_recipe import prepare
     from library.training.network_recipe import train as train_run
+    from library.training.settings import fast_arithmetic
 
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data" / "4_thing"
@@ -147,12 +148,13 @@ def train(path: Path, side: int, steps: int, rank: int, precision: str) -> None:
             --gradient_checkpointing --sdpa --max_train_steps {steps} --max_data_loader_n_workers 0 --seed 1 --save_precision bf16"""
         args = read_args(sdxl_train_network.setup_parser(), sdxl_train_network.SCRIPT, argv.split())
         began = time.perf_counter()
-        run = prepare(args, SDXL.from_args(args))
-        print(f"prepared in {time.perf_counter() - began:.1f} s, peak {peak():.2f} GiB")
-        ends = [time.perf_counter()]
-        run.watchers.append(lambda step: print(f"loss {float(step.loss):.4f}"))
-        run.update_watchers.append(lambda update: ends.append(time.perf_counter()))
-        train_run(run)
+        with fast_arithmetic(args):
+            run = prepare(args, SDXL.from_args(args))
+            print(f"prepared in {time.perf_counter() - began:.1f} s, peak {peak():.2f} GiB")
+            ends = [time.perf_counter()]
+            run.watchers.append(lambda step: print(f"loss {float(step.loss):.4f}"))
+            run.update_watchers.append(lambda update: ends.append(time.perf_counter()))
+            train_run(run)
         per_step = [f"{end - begin:.1f}" for begin, end in pairwise(ends)]
         print(f"seconds of each step: {', '.join(per_step)}; peak {peak():.2f} GiB")
 
