@@ -36,10 +36,10 @@ ARGUMENTS = {
     "AdaFactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
 }
 GRIDS = {
-    "AdamW": (2e-3, 4e-3, 8e-3, 1.6e-2),
-    "Lion": (2e-4, 4e-4, 8e-4, 1.6e-3),
-    "AdaFactor": (2e-3, 4e-3, 8e-3, 1.6e-2),
-    "SGDNesterov": (0.3, 1.0, 3.0, 10.0),
+    "AdamW": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "Lion": (4e-4, 8e-4, 1.6e-3, 3.2e-3),
+    "AdaFactor": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "SGDNesterov": (1.0, 3.0, 10.0, 30.0),
 }
 ADAPTERS = {
     "LoRA": {},
@@ -49,7 +49,7 @@ ADAPTERS = {
     "DoRA": {"network_module": "networks.dora"},
 }
 ADAPTER_RATES = {"LoHa": 8e-3, "LoKr": 8e-3}
-ADAPTER_GRIDS = {"LoHa": (2e-3, 4e-3, 8e-3, 1.6e-2), "LoKr": (2e-3, 4e-3, 8e-3, 1.6e-2)}
+ADAPTER_GRIDS = {"LoHa": (4e-3, 8e-3, 1.6e-2, 3.2e-2), "LoKr": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
 RANKS = (4, 16, 64)
 CYCLES = 3
 
