@@ -13,7 +13,7 @@ COMMON = {
     "network_alpha": 16,
     "network_train_unet_only": True,
     "optimizer_type": "AdamW",
-    "learning_rate": 8e-3,
+    "learning_rate": 4e-3,
     "lr_scheduler": "constant",
     "mixed_precision": "no",
     "max_data_loader_n_workers": 0,
@@ -21,24 +21,24 @@ COMMON = {
 }
 """alpha is the rank everywhere, so that a rate means the same at every rank."""
 RATES = {
-    "AdamW": 8e-3,
-    "AdamW8bit": 8e-3,
-    "Lion": 8e-4,
-    "AdaFactor": 8e-3,
+    "AdamW": 4e-3,
+    "AdamW8bit": 4e-3,
+    "Lion": 1.6e-3,
+    "AdaFactor": 2e-3,
     "Prodigy": 1.0,
     "DAdaptAdam": 1.0,
     "DAdaptLion": 1.0,
     "SGDNesterov": 3.0,
 }
-"""1 is what Prodigy and D-Adaptation are published with; AdamW8bit and AdaFactor have AdamW's. See docs/learning.md for the others."""
+"""1 is what Prodigy and D-Adaptation are published with, AdamW8bit has AdamW's; the others are the best of their grids."""
 ARGUMENTS = {
     "AdamW8bit": ["min_8bit_size=256"],
     "AdaFactor": ["relative_step=False", "scale_parameter=False", "warmup_init=False"],
 }
 GRIDS = {
-    "AdamW": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "AdamW": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "Lion": (4e-4, 8e-4, 1.6e-3, 3.2e-3),
-    "AdaFactor": (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    "AdaFactor": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
     "SGDNesterov": (1.0, 3.0, 10.0, 30.0),
 }
 ADAPTERS = {
@@ -48,8 +48,8 @@ ADAPTERS = {
     "LoKr": {"network_module": "networks.lokr"},
     "DoRA": {"network_module": "networks.dora"},
 }
-ADAPTER_RATES = {"LoHa": 8e-3, "LoKr": 8e-3}
-ADAPTER_GRIDS = {"LoHa": (4e-3, 8e-3, 1.6e-2, 3.2e-2), "LoKr": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
+ADAPTER_RATES = {"LoHa": 1e-3, "LoKr": 1.6e-2}
+ADAPTER_GRIDS = {"LoHa": (5e-4, 1e-3, 2e-3, 4e-3), "LoKr": (4e-3, 8e-3, 1.6e-2, 3.2e-2)}
 RANKS = (4, 16, 64)
 CYCLES = 3
 

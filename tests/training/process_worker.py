@@ -53,7 +53,7 @@ def train_and_watch(argv: list[str]) -> dict:
     finally:
         network_recipe.training_loss, header.run_header = real_loss, real_header
     return {
-        "images": images, "updates": updates, "header": "\n".join(headers), "own_draw": first_draws[0],
+        "images": images, "updates": updates, "header": "\n".join(headers), "draws": first_draws,
         "moved": (numbers(run.network) - start).tolist(), "epochs": run.plan.num_epochs,
         "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
     }  # fmt: skip

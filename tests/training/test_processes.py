@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 
 from library.training.accelerator import average_gradients, keep_models_whole
 from library.training.run_metadata import Session
@@ -22,7 +23,7 @@ OPTIONS = {
     "max_train_epochs": 2,
     "lr_scheduler": "linear",
     "optimizer_type": "SGDNesterov",  # unlike Adam it does not make small gradients' rounding large
-    "learning_rate": 0.1,
+    "learning_rate": 10.0,  # moves weights of 0.1 by 1e-3, far more than they are rounded
 }
 
 
@@ -37,15 +38,22 @@ def launched(folder: Path, argv: list[str]) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def reports(tiny_models, tmp_path_factory):
-    """Of the two processes, and of one process that accumulates two batches."""
+def pair(tiny_models, tmp_path_factory):
+    """The reports of two processes that save a state after the third of four steps, in the middle of an epoch; their folder and data."""
     folder = tmp_path_factory.mktemp("processes")
-    data, model = write_images(folder / "data", 4), tiny_models("sd1")
-    pair = launched(folder, command_line(model, data, folder / "pair", **OPTIONS))
+    data = write_images(folder / "data", 4)
+    argv = command_line(tiny_models("sd1"), data, folder / "pair", save_state=True, save_every_n_steps=3, **OPTIONS)
+    return launched(folder, argv), folder, data
+
+
+@pytest.fixture(scope="module")
+def reports(pair, tiny_models):
+    """Of the two processes, and of one process that accumulates two batches."""
+    both, folder, data = pair
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    alone = train_and_watch(command_line(model, data, folder / "alone", gradient_accumulation_steps=2, **OPTIONS))
-    return pair, alone
+    argv = command_line(tiny_models("sd1"), data, folder / "alone", gradient_accumulation_steps=2, **OPTIONS)
+    return both, train_and_watch(argv)
 
 
 def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports):
@@ -54,12 +62,23 @@ def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports)
     first, second = pair
     found, expected = torch.tensor(first["moved"]), torch.tensor(alone["moved"])
     assert first["moved"] == second["moved"]
-    assert (found - expected).norm() <= 1e-3 * expected.norm() > 0  # fp32 rounds weights of 0.1 that move by 1e-5
+    assert (found - expected).norm() <= 5e-3 * expected.norm() > 0  # sums in another order, and how memory is aligned, round by up to 1e-3
     assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
     pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
     assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
-    assert first["own_draw"] != second["own_draw"]
+    assert first["draws"][0] != second["draws"][0]
     assert "2 images a step: 1 at once x 2 processes x 1 accumulated" in first["header"] and not second["header"]
+
+
+def test_two_processes_go_on_from_their_state_to_the_same_file(pair, tiny_models):
+    """Each with its own share of the data and its own random numbers."""
+    both, folder, data = pair
+    (state,) = (folder / "pair").glob("*step00000003-state")
+    resumed = launched(folder, command_line(tiny_models("sd1"), data, folder / "resumed", resume=state, **OPTIONS))
+    for whole, rest in zip(both, resumed, strict=True):
+        assert (rest["images"], rest["draws"]) == (whole["images"][3:], whole["draws"][3:])
+    ours, theirs = (load_file(folder / name / "lora.safetensors") for name in ("pair", "resumed"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 class TwoProcesses:
