@@ -22,13 +22,14 @@ def main() -> None:
     args = read_args(setup_parser(), SCRIPT)
     from library.models import kinds
     from library.training.first_look import first_look
+    from library.training.preview_prompts import draws_previews
 
     with mistakes_end_the_program():
         first_look(args, kinds.SDXL)
         from library.training.second_look import second_look
 
         second_look(args)
-        leave_unused_packages_out()
+        leave_unused_packages_out(previews=draws_previews(args))
         from library.models.sdxl import SDXL
         from library.training.network_recipe import train_network
 

@@ -1,7 +1,8 @@
 """Start-up without packages that training does not use.
 
 diffusers imports bitsandbytes and peft, and with them torch's compiler, wherever they are installed: for quantised models and for its own
-LoRA loaders. Training uses neither; optimizers of bitsandbytes are imported by their own name when they are chosen.
+LoRA loaders. Training uses neither; optimizers of bitsandbytes are imported by their own name when they are chosen. scipy, which diffusers
+and transformers import for a sampler and for losses of other models, takes a sixth of the start.
 """
 
 import importlib
@@ -9,15 +10,22 @@ import importlib.util
 import sys
 
 UNUSED = ("bitsandbytes", "peft")
+FOR_SAMPLERS = ("scipy",)
 
 
-def leave_unused_packages_out() -> None:
-    """Has diffusers, if it is not imported yet, take UNUSED packages as not installed. For processes that train and then end."""
+def leave_unused_packages_out(*, previews: bool = True) -> None:
+    """Has diffusers, if it is not imported yet, take unused packages as not installed. For processes that train and then end.
+
+    previews: pictures may be drawn, so what samplers need stays.
+    """
     if "diffusers" in sys.modules:
         return
+    unused = UNUSED if previews else UNUSED + FOR_SAMPLERS
     find_spec = importlib.util.find_spec
-    importlib.util.find_spec = lambda name, package=None: None if name in UNUSED else find_spec(name, package)
+    importlib.util.find_spec = lambda name, package=None: None if name in unused else find_spec(name, package)
     try:
         importlib.import_module("diffusers.utils")  # looks once for what is installed
+        if not previews:
+            importlib.import_module("transformers.utils").is_scipy_available()  # and this remembers what it found
     finally:
         importlib.util.find_spec = find_spec

@@ -3,21 +3,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-from library.light_start import UNUSED, leave_unused_packages_out
+import pytest
+
+from library.light_start import FOR_SAMPLERS, UNUSED, leave_unused_packages_out
 
 ROOT = Path(__file__).parents[1]
 TRAINING = """
 from library.light_start import leave_unused_packages_out
-leave_unused_packages_out()
+leave_unused_packages_out(previews={previews})
 import library.models.sd, library.training.network_recipe, sys
 print([name for name in {unused} if name in sys.modules], library.models.sd.UNet2DConditionModel.__name__)
 """
 
 
+def told_by(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")[0]
+
+
 def test_training_imports_no_package_it_does_not_use():
-    program = TRAINING.format(unused=UNUSED)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[0] == "[] UNet2DConditionModel"
+    assert told_by(TRAINING.format(unused=UNUSED + FOR_SAMPLERS, previews=False)) == "[] UNet2DConditionModel"
+
+
+def test_previews_keep_what_their_samplers_need():
+    pytest.importorskip("scipy")
+    sampler = "\nfrom library.models.samplers import make_sampler; make_sampler('lms', 'epsilon')"
+    assert told_by(TRAINING.format(unused=UNUSED, previews=True) + sampler) == "[] UNet2DConditionModel"
 
 
 def test_a_process_that_has_diffusers_keeps_what_it_has():

@@ -20,7 +20,7 @@ from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_k
 from library.models.model_files import is_safetensors, is_single_file, tensor_names
 from library.training.listing import check_caching, check_weights, listed_images, planned_datasets
 from library.training.newest_state import NEWEST
-from library.training.preview_prompts import read_preview_prompts
+from library.training.preview_prompts import draws_previews, read_preview_prompts
 from library.training.saved_run import opened
 from library.training.tracker_settings import tracker_settings
 
@@ -34,7 +34,7 @@ def first_look(args: Namespace, kind: str) -> None:
     """
     if not args.debug_dataset and not args.lr_scheduler_preview:
         look_at_model(args.pretrained_model_name_or_path, kind)
-    if args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first:
+    if draws_previews(args):
         with in_silence():
             read_preview_prompts(args.sample_prompts, default_size=ANY_SIZE, samplers=())
     if args.log_tracker_config:

@@ -6,6 +6,7 @@ Plain text and no torch. A line of a .txt file is a prompt with inline options b
 import json
 import logging
 import re
+from argparse import Namespace
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,11 @@ class PreviewPrompt:
     steps: int = STEPS
     scale: float = SCALE
     sampler: str | None = None
+
+
+def draws_previews(args: Namespace) -> bool:
+    """Whether this run draws pictures."""
+    return bool(args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first)
 
 
 def read_preview_prompts(path: str | Path, *, default_size: tuple[int, int], samplers: Collection[str]) -> list[PreviewPrompt]:

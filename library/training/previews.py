@@ -24,7 +24,7 @@ from library.models.samplers import SAMPLERS, make_sampler
 from library.saving.pictures import parameters_text, write_png
 from library.training.precision import DTYPES
 from library.training.preview_painter import Painter
-from library.training.preview_prompts import PreviewPrompt, read_preview_prompts
+from library.training.preview_prompts import PreviewPrompt, draws_previews, read_preview_prompts
 from library.training.undisturbed import in_eval_mode, unchanged_random_states
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def read_prompts(args: Namespace, family: Family) -> list[PreviewPrompt]:
     Pictures have the size the model was made for; with strict_compat 512x512. Raises ValueError for mistakes in the file and
     for a sampler whose package is missing.
     """
-    if not (args.sample_every_n_steps or args.sample_every_n_epochs or args.sample_at_first):
+    if not draws_previews(args):
         return []
     size = REFERENCE_SIZE if args.strict_compat else family.modelspec_facts().resolution
     prompts = read_preview_prompts(args.sample_prompts, default_size=size, samplers=list(SAMPLERS))
