@@ -73,6 +73,7 @@ class Recording:
         self.leaves = leaves
         self.keeps_gradients = keeps_gradients
         self._answer: Tensor | None = None
+        self._anchor = torch.zeros((), requires_grad=True)
 
         def forward() -> Tensor:
             self._answer = compute(self.inputs)
@@ -89,24 +90,33 @@ class Recording:
         self._answer = None
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        return _Replayed.apply(self, *inputs.values(), *self.leaves)
+        return _Replayed.apply(self, self._anchor, *inputs.values())
 
     def take_in(self, inputs: Sequence[Tensor]) -> None:
         """Puts the values of new inputs where the recording reads them."""
         for place, tensor in zip(self.inputs.values(), inputs, strict=True):
             place.detach().copy_(tensor, non_blocking=True)
 
-    def all_gradients(self) -> list[Tensor | None]:
-        """The gradients as the backward pass wants them: one for each input and leaf."""
+    def hand_out(self) -> list[Tensor | None]:
+        """Gives the leaves their gradients, which autograd would do one node at a time, and returns those of the inputs."""
         gradients = iter(self.gradients)
-        ordered = [next(gradients) if tensor.requires_grad else None for tensor in (*self.inputs.values(), *self.leaves)]
-        return [tensor if tensor is None else tensor.clone() if self.keeps_gradients else tensor.detach() for tensor in ordered]
+        of_inputs = [next(gradients) if tensor.requires_grad else None for tensor in self.inputs.values()]
+        for leaf, gradient in zip(self.leaves, gradients, strict=True):
+            if gradient is None:
+                continue
+            if leaf.grad is None:
+                leaf.grad = gradient.clone() if self.keeps_gradients else gradient
+            else:
+                leaf.grad.add_(gradient)
+        return of_inputs
 
 
 class _Replayed(torch.autograd.Function):
+    """The anchor is a tensor that wants a gradient and gets none: without one autograd would not come back here."""
+
     @staticmethod
-    def forward(ctx, recording: Recording, *tensors: Tensor) -> Tensor:
-        recording.take_in(tensors[: len(recording.inputs)])
+    def forward(ctx, recording: Recording, anchor: Tensor, *inputs: Tensor) -> Tensor:
+        recording.take_in(inputs)
         recording.replay_forward()
         ctx.recording = recording
         return recording.output.detach()
@@ -116,7 +126,7 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         ctx.recording.output_gradient.copy_(gradient)
         ctx.recording.replay_backward()
-        return None, *ctx.recording.all_gradients()
+        return None, None, *ctx.recording.hand_out()
 
 
 def cuda_recorder() -> Record:
