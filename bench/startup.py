@@ -7,8 +7,9 @@ less on the neighbours than the clock. The tiny model leaves out the reading of 
 """
 
 import argparse
-import contextlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import statistics
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -42,6 +44,26 @@ def write_task(folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with one module when that has been imported."""
+
+    def __init__(self, name: str, function: Callable):
+        self.name, self.function = name, function
+
+    def find_spec(self, name, path, target=None):
+        if name != self.name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def execute_and_call(module) -> None:
+            execute(module)
+            self.function(module)
+
+        spec.loader.exec_module = execute_and_call
+        return spec
+
+
 def child(checkout: Path, arguments: list[str], started: float) -> None:
     """Starts training as the script does, notes the time after each part, and leaves at the first step. Prints a JSON object."""
     marks: dict[str, tuple[float, float]] = {}
@@ -59,10 +81,8 @@ def child(checkout: Path, arguments: list[str], started: float) -> None:
         mark(PARTS[0])
         return args
 
-    @contextlib.contextmanager
-    def imported(*given):
+    def imported(recipe) -> None:
         mark(PARTS[1])
-        recipe = sys.modules["library.training.network_recipe"]
         prepare = recipe.prepare
 
         def prepare_and_mark(*settings):
@@ -72,14 +92,14 @@ def child(checkout: Path, arguments: list[str], started: float) -> None:
             return run
 
         recipe.prepare = prepare_and_mark
-        yield
 
     def stop(step) -> None:
         mark(PARTS[3])
         print(json.dumps(marks), flush=True)
         os._exit(0)
 
-    script.read_args, script.mistakes_end_the_program = read_and_mark, imported
+    script.read_args = read_and_mark
+    sys.meta_path.insert(0, AfterImport("library.training.network_recipe", imported))
     script.main()
 
 
