@@ -140,16 +140,18 @@ def build_schedule(args: Namespace, built: BuiltOptimizer, total_steps: int, pro
     return build_lr_scheduler(built, scheduler_type=args.lr_scheduler_type, **keywords)
 
 
-def check_settings(args: Namespace, total_steps: int, processes: int) -> None:
+def check_settings(args: Namespace, total_steps: int | None, processes: int) -> None:
     """Builds optimizer and schedule over a single number, so that what is wrong with their settings is told before a model is loaded.
 
-    Raises ValueError. What is merely odd is told when they are built in earnest.
+    total_steps: None, where it is not known yet, leaves the schedule out. Raises ValueError. What is merely odd is told when they are built in earnest.
     """
     optim_logger = logging.getLogger("library.optim")
     level = optim_logger.level
     optim_logger.setLevel(logging.ERROR)
     try:
         built = trial_optimizer(args)
+        if total_steps is None:
+            return
         schedule = build_schedule(args, built, total_steps, processes)
         if args.lr_scheduler_type and not built.schedule_free:
             with strangers_code(f"--lr_scheduler_type {args.lr_scheduler_type}", "Check --lr_scheduler_args"), warnings.catch_warnings():
