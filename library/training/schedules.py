@@ -143,7 +143,8 @@ def build_schedule(args: Namespace, built: BuiltOptimizer, total_steps: int, pro
 def check_settings(args: Namespace, total_steps: int | None, processes: int) -> None:
     """Builds optimizer and schedule over a single number, so that what is wrong with their settings is told before a model is loaded.
 
-    total_steps: None, where it is not known yet, leaves the schedule out. Raises ValueError. What is merely odd is told when they are built in earnest.
+    total_steps: None, where it is not known yet, leaves the schedule out. Raises ValueError; what is merely odd is told when they are
+    built in earnest.
     """
     optim_logger = logging.getLogger("library.optim")
     level = optim_logger.level
