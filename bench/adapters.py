@@ -23,6 +23,7 @@ from diffusers import UNet2DConditionModel
 
 from bench import count
 from library.models.kohya_view import unet_view
+from library.training.allocator import keep_freed_memory
 from networks import dora, loha, lokr, lora
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280)}
@@ -133,6 +134,8 @@ def clock(device: torch.device) -> float:
 
 def timed_table(args) -> None:
     torch.manual_seed(0)
+    if args.device.type == "cpu":
+        keep_freed_memory()  # as training does
     unet = random_unet(args.device)
     side = args.size // 8
     noisy = torch.randn(1, 4, side, side, device=args.device)
@@ -163,15 +166,16 @@ def sides(args) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="pixels on a side")
+    parser.add_argument("--size", type=int, help="pixels on a side (default: 512, timed 256)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--precision", nargs="+", choices=sorted(count.DTYPES), default=["no", "bf16"], help="of the counted step")
     parser.add_argument("--only", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--ours_only", action="store_true")
     parser.add_argument("--timed", action="store_true", help="run the steps and take their time")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", type=torch.device, default="cpu", help="of the timed step")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="of the timed step")
     args = parser.parse_args()
+    args.size = args.size or (256 if args.timed else 512)
     (timed_table if args.timed else counted_table)(args)
 
 
