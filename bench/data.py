@@ -33,6 +33,7 @@ from library.data.dataset import ImageDataset
 from library.data.folders import image_extensions
 from library.data.framing import centered
 from library.data.group import DatasetGroup
+from library.data.held_caches import hold_small_caches
 from library.data.latent_cache import cache_latents
 from library.data.loader import BatchLoader
 from library.data.registration import register_images
@@ -129,7 +130,7 @@ def scan(folder: Path, use_index: bool) -> DatasetGroup:
 
 
 def loading(group: DatasetGroup, workers: int) -> Callable[[], None]:
-    """One epoch with workers that are there already, as from the second epoch on."""
+    """One epoch with workers that are there already, as from the second epoch on; none where the data lies in memory."""
     group.set_seed(1)
     loader = BatchLoader(group, workers=workers, persistent_workers=True, shuffle=True, strict_compat=False, seed=1)
     next(loader.epoch(1))
@@ -182,6 +183,8 @@ def speeds(folder: Path, count: int, workers: int, encoder_ms: float, repeats: i
     group, uncached = scan(folder, True), scan(folder, True)
     cache_latents(group, encoder(0), **options)
     row(f"loading cached latents, {workers} workers", lambda: plain_load_cached(images), loading(group, workers))
+    hold_small_caches([group])
+    row("loading cached latents, kept in memory", lambda: plain_load_cached(images), loading(group, workers))
     row(f"loading images, {workers} workers", lambda: plain_load(images, plan), loading(uncached, workers))
 
 
