@@ -1,9 +1,21 @@
 """Which subsets change images or captions at random, so that what is made of them cannot be cached. Without torch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from library.data.nothing_found import subset_name
 from library.data.subsets import Subset
+
+
+class Cacheable:
+    """Something made of subsets, which tells in lines why latents or text encoder outputs of it cannot be cached."""
+
+    subsets: Sequence[Subset]
+
+    def latents_cacheable(self) -> list[str]:
+        return changing_images(self.subsets)
+
+    def text_states_cacheable(self, variants: bool = False) -> list[str]:
+        return changing_captions(self.subsets, variants)
 
 
 def changing_images(subsets: Iterable[Subset]) -> list[str]:

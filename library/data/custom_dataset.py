@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from library.data.batch import Batch
+from library.data.changing import Cacheable
 from library.data.latent_files import LATENT_STRIDE
 from library.data.samples import Tokenize
 from library.data.subsets import DatasetSettings
@@ -74,7 +75,7 @@ class _Described:
     bucket_info: dict | None = None
 
 
-class CustomGroup(Dataset):
+class CustomGroup(Cacheable, Dataset):
     """A custom data set with what the recipe asks of a DatasetGroup."""
 
     needs_no_file = False

@@ -8,14 +8,14 @@ from torch.utils.data import Dataset
 
 from library.data.batch import Batch
 from library.data.bucket_table import bucket_table
-from library.data.changing import captions_are_static, changing_captions, changing_images
+from library.data.changing import Cacheable, captions_are_static
 from library.data.dataset import ImageDataset
 from library.data.nothing_found import nothing_found
 from library.data.samples import Tokenize, is_cached
 from library.data.subsets import ImageRecord, Subset
 
 
-class DatasetGroup(Dataset):
+class DatasetGroup(Cacheable, Dataset):
     """Item k is a whole batch. Raises ValueError when there is no image in any of the data sets."""
 
     def __init__(self, datasets: list[ImageDataset]):
@@ -113,14 +113,6 @@ class DatasetGroup(Dataset):
     def subsets(self) -> list[Subset]:
         """Of all data sets."""
         return [subset for dataset in self.datasets for subset in dataset.subsets]
-
-    def latents_cacheable(self) -> list[str]:
-        """See library.data.changing."""
-        return changing_images(self.subsets)
-
-    def text_states_cacheable(self, variants: bool = False) -> list[str]:
-        """See library.data.changing."""
-        return changing_captions(self.subsets, variants)
 
     @property
     def captions_are_static(self) -> bool:

@@ -22,9 +22,9 @@ def hold_small_caches(groups: Iterable[DatasetGroup], most_bytes: int = MOST_BYT
 
     With strict_compat nothing is done. Raises ValueError naming a file that is damaged.
     """
-    records = [record for group in groups if not group.strict_compat for dataset in group.datasets for record in dataset.records.values()]
-    files = [file for record in records for file in text_files(record)]
-    if not records or sum(map(latent_bytes, records)) + sum(file.stat().st_size for file in set(files)) > most_bytes:
+    records = [record for group in groups if not group.strict_compat for record in group.records]
+    files = sorted({file for record in records for file in text_files(record)})
+    if sum(map(latent_bytes, records)) + sum(file.stat().st_size for file in files) > most_bytes:
         return
     map_in_threads(hold_latents, [record for record in records if record.latents_npz is not None and record.latents is None])
     states = dict(zip(files, map_in_threads(read_text_states, files), strict=True))

@@ -4,9 +4,9 @@ import logging
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from library.data.changing import changing_captions, changing_images
+from library.data.changing import Cacheable
 from library.data.dataset_config import folder_config, metadata_config, plan_datasets, read_dataset_config
 from library.data.registration import Registered, register_images
 from library.data.sizes import bad_images_error
@@ -55,7 +55,7 @@ CONFIG_KEYS = (
 
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(Cacheable):
     """The images of a run, by data set. measured: the settings of those held out; held_out: None if none are to be."""
 
     settings: list[DatasetSettings]
@@ -72,14 +72,6 @@ class Listed:
     def subsets(self) -> list[Subset]:
         """Those with images to train on."""
         return [subset for registered in self.trained for subset in registered.subsets]
-
-    def latents_cacheable(self) -> list[str]:
-        """See library.data.changing."""
-        return changing_images(self.subsets)
-
-    def text_states_cacheable(self, variants: bool = False) -> list[str]:
-        """See library.data.changing."""
-        return changing_captions(self.subsets, variants)
 
 
 def listed_images(args: Namespace, seed: int) -> Listed:
@@ -103,14 +95,6 @@ def planned_datasets(args: Namespace) -> list[DatasetSettings]:
 def text_cache_asked_for(args: Namespace) -> bool:
     """Whether an option demands a cache of text encoder outputs; only some scripts have the first one."""
     return getattr(args, "cache_text_encoder_outputs", False) or args.text_encoder_cache_variants is not None
-
-
-class Cacheable(Protocol):
-    """What can tell why something of it cannot be cached, in lines."""
-
-    def latents_cacheable(self) -> list[str]: ...
-
-    def text_states_cacheable(self, variants: bool = False) -> list[str]: ...
 
 
 def check_caching(args: Namespace, images: Cacheable) -> None:

@@ -146,16 +146,15 @@ def predict(
     noisy_latents: Tensor, timesteps: Tensor, text_states: dict[str, Tensor], batch: Batch, parts: StepParts, settings: StepSettings
 ) -> Tensor:
     """The U-Net's output under autocast; sizes in pixels go along for families that condition on them."""
-    inputs = {"noisy_latents": noisy_latents.to(settings.weight_dtype), "timesteps": timesteps, **text_states}
     sizes = {name: getattr(batch, name) for name in SIZES}
+    inputs = {"noisy_latents": noisy_latents.to(settings.weight_dtype), "timesteps": timesteps, **text_states, **sizes}
 
     def compute(inputs: Inputs) -> Tensor:
-        texts = {name: inputs[name] for name in text_states}
-        sizes = {name: inputs[name] for name in SIZES}
+        texts, sizes = ({name: inputs[name] for name in names} for names in (text_states, SIZES))
         with parts.autocast():
             return parts.family.predict(parts.models.unet, inputs["noisy_latents"], inputs["timesteps"], texts, sizes)
 
-    return compute(inputs | sizes) if parts.replays is None else parts.replays(compute, inputs | sizes)
+    return compute(inputs) if parts.replays is None else parts.replays(compute, inputs)
 
 
 def predict_without_network(
