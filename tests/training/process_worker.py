@@ -1,7 +1,7 @@
 """One process of the test with several of them: trains a command line and writes what it saw into a file of its own.
 
-Started by `accelerate launch`: process_worker.py REPORT_FOLDER OPTIONS... Random numbers of each micro step depend on its images
-alone, so that any number of processes draws the same for the same images.
+Started by `accelerate launch`: process_worker.py REPORT_FOLDER OPTIONS... Random numbers of each micro step depend on its images'
+names alone, so that any number of processes draws the same for the same images, in every folder.
 """
 
 import json
@@ -17,15 +17,16 @@ from tests.offline import go_offline
 go_offline()
 
 
-def numbers(network):
-    """A copy of all trained numbers, flat."""
+def gradients(optimizer):
+    """All gradients that a step of the optimizer uses, flat: zeros for parameters without one."""
     import torch
 
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return torch.cat([(torch.zeros_like(each) if each.grad is None else each.grad.detach()).flatten() for each in parameters])
 
 
 def train_and_watch(argv: list[str]) -> dict:
-    """Trains; the images and noise of each micro step, what stood on the console, and how the network's numbers have moved."""
+    """Trains; the images and noise of each micro step, what stood on the console, and the gradients of each step of the optimizer."""
     import torch
 
     from library.training import header, network_recipe
@@ -36,7 +37,7 @@ def train_and_watch(argv: list[str]) -> dict:
 
     def loss_by_images(batch, parts, settings):
         first_draws.append(torch.rand(1).item())
-        torch.manual_seed(zlib.crc32(" ".join(batch.image_keys).encode()))
+        torch.manual_seed(zlib.crc32(" ".join(map(os.path.basename, batch.image_keys)).encode()))
         return real_loss(batch, parts, settings)
 
     def kept_header(*facts):
@@ -46,16 +47,16 @@ def train_and_watch(argv: list[str]) -> dict:
     network_recipe.training_loss, header.run_header = loss_by_images, kept_header
     try:
         run = network_recipe.prepare(*read_command_line("sd", argv))
-        images, updates, start = [], [], numbers(run.network)
+        images, updates, used = [], [], []
         run.watchers.append(lambda step: images.append([Path(key).name for key in step.batch.image_keys]))
         run.update_watchers.append(lambda update: updates.append(len(images)))
+        run.optimization.built.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(gradients(optimizer).tolist()))
         network_recipe.train(run)
     finally:
         network_recipe.training_loss, header.run_header = real_loss, real_header
     return {
         "images": images, "updates": updates, "header": "\n".join(headers), "draws": first_draws,
-        "moved": (numbers(run.network) - start).tolist(), "epochs": run.plan.num_epochs,
-        "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
+        "gradients": used, "epochs": run.plan.num_epochs, "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
     }  # fmt: skip
 
 

@@ -22,8 +22,9 @@ OPTIONS = {
     "network_args": "module_dropout=0.4",  # some modules have a gradient in one process only
     "max_train_epochs": 2,
     "lr_scheduler": "linear",
+    "resolution": 128,  # at 64 the deepest level has one pixel a group, and the norm of nothing but rounding makes it large
     "optimizer_type": "SGDNesterov",  # unlike Adam it does not make small gradients' rounding large
-    "learning_rate": 10.0,  # moves weights of 0.1 by 1e-3, far more than they are rounded
+    "learning_rate": 1.0,
 }
 
 
@@ -41,7 +42,7 @@ def launched(folder: Path, argv: list[str]) -> list[dict]:
 def pair(tiny_models, tmp_path_factory):
     """The reports of two processes that save a state after the third of four steps, in the middle of an epoch; their folder and data."""
     folder = tmp_path_factory.mktemp("processes")
-    data = write_images(folder / "data", 4)
+    data = write_images(folder / "data", 4, side=128)
     argv = command_line(tiny_models("sd1"), data, folder / "pair", save_state=True, save_every_n_steps=3, **OPTIONS)
     return launched(folder, argv), folder, data
 
@@ -60,9 +61,9 @@ def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports)
     """Also their epochs, steps and learning rates mean the same, each draws noise of its own, and the batch is told once."""
     pair, alone = reports
     first, second = pair
-    found, expected = torch.tensor(first["moved"]), torch.tensor(alone["moved"])
-    assert first["moved"] == second["moved"]
-    assert (found - expected).norm() <= 5e-3 * expected.norm() > 0  # sums in another order, and how memory is aligned, round by up to 1e-3
+    assert first["gradients"] == second["gradients"]
+    for found, expected in zip(torch.tensor(first["gradients"]), torch.tensor(alone["gradients"]), strict=True):
+        assert (found - expected).norm() <= 1e-4 * expected.norm() > 0  # sums in another order round by 1.5e-6
     assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
     pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
     assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
