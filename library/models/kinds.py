@@ -8,6 +8,9 @@ from library.models.sdxl_keys import TEXT_ENCODER_2_PREFIX
 
 SD1, SD2, SDXL = "an SD1 model", "an SD2 model", "an SDXL model"
 
+BASE_MODEL_VERSIONS = {SD1: "sd_v1", SD2: "sd_v2", SDXL: "sdxl_base_v1-0"}
+"""What metadata and states call them (ss_base_model_version)."""
+
 ADAPTER_MARKS = (".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".hada_w1", ".lokr_w1", ".oft_blocks", ".oft_diag", ".dora_scale")
 
 # The first row whose mark begins one of the names decides; what is no whole model comes last.
@@ -36,6 +39,11 @@ WAYS_OUT = {
     "a VAE": "name the model, and the VAE with --vae",
     "an inpainting model": "train the ordinary model it was made from",
 }
+
+
+def base_model_version(kind: str, *, v_parameterization: bool) -> str:
+    """What metadata and states call a base model of this kind; SDXL models that predict v have no name of their own."""
+    return BASE_MODEL_VERSIONS[kind] + ("_v" if v_parameterization and kind != SDXL else "")
 
 
 def kind_of_tensors(names: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
 from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
-from library.models.kinds import SD1, SD2, kind_of_tensors, kind_of_unet_config, require_kind
+from library.models.kinds import SD1, SD2, base_model_version, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import CLIP_PREFIX, OPENCLIP_PREFIX, UNET_PREFIX
 from library.models.model_files import is_single_file
@@ -60,7 +60,7 @@ class SD:
 
     @property
     def base_model_version(self) -> str:
-        return ("sd_v2" if self.v2 else "sd_v1") + ("_v" if self.v_parameterization else "")
+        return base_model_version(SD2 if self.v2 else SD1, v_parameterization=self.v_parameterization)
 
     @property
     def prediction_type(self) -> str:

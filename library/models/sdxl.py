@@ -15,8 +15,8 @@ from library.models import modes, text, vae
 from library.models.checkpoints import Checkpoint, open_checkpoint
 from library.models.diffusers_folder import load_part, part_config
 from library.models.family import PARTS, TEXT_ENCODERS, UNET, VAE, LatentFormat, Models
+from library.models.kinds import BASE_MODEL_VERSIONS, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kinds import SDXL as SDXL_KIND
-from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.kohya_view import models_view
 from library.models.ldm_keys import UNET_PREFIX
 from library.models.model_files import is_single_file
@@ -46,7 +46,7 @@ class SDXL:
     transpose_text_projection: bool = True
 
     name: ClassVar[str] = "sdxl"
-    base_model_version: ClassVar[str] = "sdxl_base_v1-0"
+    base_model_version: ClassVar[str] = BASE_MODEL_VERSIONS[SDXL_KIND]
     latents: ClassVar[LatentFormat] = LatentFormat(
         scaling_factor=0.13025, bucket_step=32, cache_suffix="_sdxl.npz", text_cache_suffix="_te_outputs.npz"
     )

@@ -13,19 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from library.data.buckets import plan_buckets
-from library.data.image_index import INDEX_FROM
 from library.data.nothing_found import nothing_found
 from library.data.subsets import Subset
-from library.models.kinds import kind_of_tensors, kind_of_unet_config, require_kind
+from library.models.kinds import base_model_version, kind_of_tensors, kind_of_unet_config, require_kind
 from library.models.model_files import is_safetensors, is_single_file, tensor_names
 from library.training.listing import check_caching, check_weights, listed_images, planned_datasets
-from library.training.newest_state import NEWEST
 from library.training.preview_prompts import draws_previews, read_preview_prompts
-from library.training.saved_run import opened
+from library.training.saved_run import check_fits, check_unfinished, opened_run
 from library.training.tracker_settings import tracker_settings
 
 ANY_SIZE = (512, 512)
-LARGEST_METADATA = 2**22  # bytes; larger files are read once only
+MOST_FILES, LARGEST_METADATA = 20_000, 2**25
+"""Entries of a folder and bytes of a metadata file; what is larger is read once only."""
 
 
 def first_look(args: Namespace, kind: str) -> None:
@@ -39,8 +38,8 @@ def first_look(args: Namespace, kind: str) -> None:
             read_preview_prompts(args.sample_prompts, default_size=ANY_SIZE, samplers=())
     if args.log_tracker_config:
         tracker_settings(args.log_tracker_config)
-    if args.resume and args.resume != NEWEST and not args.resume_from_huggingface:
-        opened(Path(args.resume), with_record=not args.strict_compat)
+    with in_silence():
+        look_at_state(args, base_model_version(kind, v_parameterization=args.v_parameterization))
     if args.dataset_class is None:
         with in_silence():
             look_at_images(args)
@@ -61,8 +60,14 @@ def look_at_model(path: str, kind: str) -> None:
         require_kind(kind_of_unet_config(content), kind, path)
 
 
+def look_at_state(args: Namespace, model: str) -> None:
+    saved = opened_run(args)
+    check_fits(saved, args, model)
+    check_unfinished(saved, args)
+
+
 def look_at_images(args: Namespace) -> None:
-    """Large folders are listed once only, later: there an answer takes longer than torch does."""
+    """Very large folders are listed once only, later: there an answer takes as long as torch does."""
     planned = planned_datasets(args)
     for settings in planned:
         plan_buckets(settings)
@@ -82,7 +87,7 @@ def is_large(subset: Subset) -> bool:
     if not subset.image_dir or not os.path.isdir(subset.image_dir):
         return False
     with os.scandir(subset.image_dir) as entries:
-        return sum(1 for _ in entries) >= INDEX_FROM
+        return sum(1 for _ in entries) > MOST_FILES
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""Whether a saved state fits a run: what differs is named, with the way out, before anything is loaded or at least before it is changed."""
+"""Whether the tensors and the optimizer of a saved state fit a run: what differs is named, with the way out, before anything is changed."""
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from library.optim.optimizers import BuiltOptimizer
-from library.saving.state_record import RunRecord, network_file
+from library.optim.optimizers import BuiltOptimizer, chosen_type, optimizer_class, recorded_name
+from library.training.saved_run import SavedRun, way_out
 
 VERSION_KEYS = {
     "params", "initial_lr", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay", "train_mode",
@@ -16,19 +17,14 @@ VERSION_KEYS = {
 SCHEDULE_VERSION_KEYS = {"_is_initial", "_get_lr_called_within_step", "_step_count", "verbose"}
 
 
-def check_record(record: RunRecord, model: str, optimizer: str, changed: Sequence[str], folder: Path) -> None:
-    """What our own record tells before anything is loaded. Raises ValueError for another kind of model, of network or of optimizer.
-
-    model, optimizer: those of this run, as records name them. changed: options that differ from the saved run's.
-    """
-    if record.model != model:
-        raise ValueError(f"it is the state of a LoRA for {record.model}, this run trains one for {model}: give that kind of base model")
-    others = [line for line in changed if line.startswith(("network_module:", "network_dim:"))]
-    if others and not any(line.startswith("network_args:") for line in changed):
-        raise ValueError(f"its network is another one ({'; '.join(others)}): give the options as saved{_way_out(folder)}")
-    if record.optimizer != optimizer:
-        both = f"it was saved with the optimizer {record.optimizer}, this run has {optimizer}"
-        raise ValueError(f"{both}: give --optimizer_type as saved{_way_out(folder)}")
+def check_recorded_optimizer(saved: SavedRun | None, args: Namespace) -> None:
+    """Raises ValueError if our record names another optimizer than the options."""
+    if saved is None or saved.record is None:
+        return
+    own = recorded_name(optimizer_class(chosen_type(args.optimizer_type, args.use_8bit_adam, args.use_lion_optimizer)))
+    if saved.record.optimizer != own:
+        both = f"it was saved with the optimizer {saved.record.optimizer}, this run has {own}"
+        raise ValueError(f"--resume {saved.folder}: {both}: give --optimizer_type as saved{way_out(saved.folder)}")
 
 
 def check_network(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], changed: Sequence[str], folder: Path) -> None:
@@ -46,11 +42,11 @@ def check_network(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], change
     if missing or surplus:
         lacks = f"{len(missing)} tensors of this run are not in it (such as {missing[0]})" if missing else ""
         more = f"{len(surplus)} of its tensors have no place here (such as {surplus[0]})" if surplus else ""
-        raise ValueError("its network is another one, " + " and ".join(filter(None, (lacks, more))) + as_saved + _way_out(folder))
+        raise ValueError("its network is another one, " + " and ".join(filter(None, (lacks, more))) + as_saved + way_out(folder))
     for name, tensor in own.items():
         if tensor.shape != saved[name].shape:
             shapes = f"{name} is {_shape(saved[name])} there and {_shape(tensor)} here"
-            raise ValueError(f"its network has other ranks: {shapes}" + as_saved + _way_out(folder))
+            raise ValueError(f"its network has other ranks: {shapes}" + as_saved + way_out(folder))
 
 
 def check_optimizer(saved: Mapping[str, Any], built: BuiltOptimizer, folder: Path, *, same_class: bool) -> None:
@@ -65,7 +61,7 @@ def check_optimizer(saved: Mapping[str, Any], built: BuiltOptimizer, folder: Pat
         raise ValueError(
             f"its optimizer has {len(sizes)} groups of {sizes} tensors, this run {len(own_sizes)} of {own_sizes}: give what parts them as "
             "saved (--text_encoder_lr, --unet_lr, --network_train_unet_only, loraplus_* and *_lr_weight in --network_args)"
-            + _way_out(folder)
+            + way_out(folder)
         )
     for group, own_group in zip(groups, own, strict=True):
         other = set(own_group) - set(group) - VERSION_KEYS
@@ -74,7 +70,7 @@ def check_optimizer(saved: Mapping[str, Any], built: BuiltOptimizer, folder: Pat
         if other:
             raise ValueError(
                 f"its optimizer is another one than {built.class_name}: only one of them has {', '.join(sorted(other))}; "
-                f"give --optimizer_type as saved{_way_out(folder)}"
+                f"give --optimizer_type as saved{way_out(folder)}"
             )
 
 
@@ -88,10 +84,6 @@ def check_schedule(saved: Mapping[str, Any] | None, lr_scheduler: object) -> Non
             f"its learning-rate schedule is of another class: only one of them has {', '.join(sorted(other))}; give --lr_scheduler and "
             "--lr_scheduler_type as saved, or remove scheduler.bin to begin the schedule anew at the step of the state"
         )
-
-
-def _way_out(folder: Path) -> str:
-    return f". Or begin a new run from its weights: --network_weights {network_file(folder)}, without --resume"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -10,49 +10,34 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from library.optim.optimizers import chosen_type, optimizer_class, recorded_name
 from library.saving import state
-from library.saving.hub_folder import HubFolder
 from library.saving.state_record import POSITION, SCHEDULER, random_states_file
-from library.training.misfits import check_network, check_optimizer, check_record, check_schedule
-from library.training.newest_state import NEWEST, newest_state
+from library.training.deciding_options import changed_options
+from library.training.misfits import check_network, check_optimizer, check_recorded_optimizer, check_schedule
+from library.training.newest_state import NEWEST
 from library.training.optimization import Optimization
 from library.training.plan import Plan
 from library.training.positions import Position, after_steps, next_epoch_if_done, reference_start
 from library.training.random_states import check_random_states, restore_random_states
-from library.training.saved_run import SavedRun, opened
-from library.training.state_writer import deciding_options
+from library.training.saved_run import SavedRun, check_fits, nothing_left, opened_run
 
 logger = logging.getLogger(__name__)
 
 
 def saved_run(args: Namespace, model: str) -> SavedRun | None:
-    """What --resume names, fetched from the hub if it lies there; None without it. model: what family the run trains.
+    """What --resume names, None without it. model: what family the run trains.
 
     Raises ValueError for a folder that is no whole state, and for one whose record tells that it cannot fit.
     """
-    if not args.resume:
-        return None
-    if args.resume_from_huggingface:
-        folder = HubFolder.of(args.resume).fetch(args.huggingface_token)
-    else:
-        folder = newest_state(Path(args.output_dir), args.output_name) if args.resume == NEWEST else Path(args.resume)
-    if folder is None:
-        return None
-    saved = opened(folder, with_record=not args.strict_compat)
-    if saved.record is not None:
-        optimizer = recorded_name(optimizer_class(chosen_type(args.optimizer_type, args.use_8bit_adam, args.use_lion_optimizer)))
-        try:
-            check_record(saved.record, model, optimizer, _changed_options(saved, args), folder)
-        except ValueError as fault:
-            raise ValueError(f"--resume {folder}: {fault}") from fault
+    saved = opened_run(args)
+    check_fits(saved, args, model)
+    check_recorded_optimizer(saved, args)
     return saved
 
 
@@ -72,7 +57,7 @@ def start_position(args: Namespace, saved: SavedRun | None, plan: Plan, processe
     accumulation, batches = args.gradient_accumulation_steps, ceil(plan.batches_per_epoch / processes)
     steps, source = _steps_done(args, saved, plan, ceil(batches / processes / accumulation))
     if steps >= plan.total_steps and not (source == "--resume" and args.resume == NEWEST):
-        raise ValueError(_nothing_left(args, source, steps, plan.total_steps))
+        raise ValueError(nothing_left(args, source, steps, plan.total_steps))
     if args.strict_compat:
         start = reference_start(steps, plan, batches=batches, accumulation=accumulation, skip=args.skip_until_initial_step)
     elif source == "--resume" and saved.record and _same_data(saved, plan, processes):
@@ -84,7 +69,7 @@ def start_position(args: Namespace, saved: SavedRun | None, plan: Plan, processe
     if steps >= plan.total_steps and start.ended:
         start = replace(start, epoch=plan.num_epochs + 1)
     elif start.epoch > plan.num_epochs:
-        raise ValueError(_nothing_left(args, source, steps, plan.total_steps))
+        raise ValueError(nothing_left(args, source, steps, plan.total_steps))
     if source:
         epoch = min(start.epoch, plan.num_epochs)
         logger.info("%s: going on in epoch %d of %d, %d steps done", source, epoch, plan.num_epochs, start.global_step)
@@ -97,24 +82,14 @@ def _steps_done(args: Namespace, saved: SavedRun | None, plan: Plan, steps_per_e
     if name is None:
         if saved is None:
             return 0, ""
-        if saved.current_step is None and saved.record is None:
+        if saved.steps_done is None:
             logger.warning("--resume: the state has no %s, so steps count from 0; say where it stood with --initial_step", POSITION)
-        return (saved.record.global_step if saved.record else saved.current_step or 0), "--resume"
+        return saved.steps_done or 0, "--resume"
     if saved is not None:
         logger.warning("--%s %s is used, and not the step of --resume (%s)", name, getattr(args, name), saved.current_step)
     if name == "initial_step":
         return args.initial_step, "--initial_step"
     return (args.initial_epoch - 1) * (steps_per_epoch_of_reference if args.strict_compat else plan.updates_per_epoch), "--initial_epoch"
-
-
-def _nothing_left(args: Namespace, source: str, steps: int, total: int) -> str:
-    length = f"--max_train_steps {total}"
-    if args.max_train_epochs is not None:
-        length = f"--max_train_epochs {args.max_train_epochs} ({total} steps)"
-    if source == "--resume":
-        return f"--resume {args.resume}: this run is finished, {steps} steps are done and {length} asks for no more; give more to go on"
-    given = f"{source} {getattr(args, source[2:])}"
-    return f"{given} leaves nothing to train: {steps} steps count as done, and {length} asks for no more; begin earlier or train longer"
 
 
 def _same_data(saved: SavedRun, plan: Plan, processes: int) -> bool:
@@ -146,7 +121,7 @@ def restore(
         if not args.strict_compat:
             _advance(optimizing, start.global_step * accelerator.num_processes)
         return
-    changed = _changed_options(saved, args)
+    changed = changed_options(saved.record, args)
     try:
         content = state.read_state(saved.folder)
         random_states = state.read_random_states(saved.folder, accelerator.process_index)
@@ -169,14 +144,6 @@ def restore(
         logger.warning("--resume: the state has no %s: random numbers start anew from the seed", name)
     else:
         restore_random_states(random_states)
-
-
-def _changed_options(saved: SavedRun, args: Namespace) -> list[str]:
-    """"name: value there, value here" for each option that decides what is learned; nothing for other programs' states."""
-    if saved.record is None:
-        return []
-    here, there = deciding_options(args), saved.record.options
-    return [f"{name}: {there[name]} there, {value} here" for name, value in here.items() if name in there and there[name] != value]
 
 
 def _restore_optimizer(content: state.TrainingState, network: nn.Module, optimizing: Optimization) -> None:

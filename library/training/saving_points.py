@@ -1,10 +1,12 @@
 """When a run saves its network, under which name, and which older file goes."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
@@ -13,6 +15,9 @@ from library.saving import file_names
 from library.saving.hub import HubUpload
 
 logger = logging.getLogger(__name__)
+
+UNWRITABLE = (OSError, SafetensorError)
+"""What a full disk and a folder without write access raise."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,18 @@ class SavePoints:
                 self._remove(file_names.epoch_name(settings.output_name, old))
 
     def at_end(self, global_step: int) -> None:
-        """Saves the finished network and says where it is, once all uploads are done. Raises NotSaved if that cannot be done."""
+        """Saves the finished network and says where it is, once all uploads are done.
+
+        Raises NotSaved if that cannot be done; if the folder has no room, the network is in the system's folder for temporary files then.
+        """
         path = self._path(file_names.final_name(self.settings.output_name))
         if self._enabled:
-            self._write_whole(path, self._num_epochs, global_step)
+            try:
+                self._write_whole(path, self._num_epochs, global_step)
+            except NotSaved as fault:
+                if not isinstance(fault.__cause__, UNWRITABLE):
+                    raise
+                raise NotSaved(f"{fault}{self._saved_elsewhere(path.name, global_step)}") from fault
             if self._hub is not None:
                 self._hub.finish()
             logger.info("model saved: %s", path)
@@ -136,11 +149,20 @@ class SavePoints:
         logger.info("saving checkpoint: %s", path)
         try:
             self._write(path, epoch=epoch, global_step=global_step)
-        except (OSError, SafetensorError) as fault:
+        except UNWRITABLE as fault:
             raise NotSaved(f"{path} could not be written: {fault}; {room_left(path.parent, self._needed)}") from fault
         self.saved[global_step] = path
         if self._hub is not None:
             self._hub.file(path)
+
+    def _saved_elsewhere(self, name: str, global_step: int) -> str:
+        """Saves what would be lost where the system keeps temporary files, often on another disk: says where, "" if that fails too."""
+        path = Path(tempfile.gettempdir()) / f"{Path(name).stem}-{uuid4().hex[:8]}{Path(name).suffix}"
+        try:
+            self._write(path, epoch=self._num_epochs, global_step=global_step)
+        except UNWRITABLE:
+            return ""
+        return f". It is saved as {path} instead: move it to a folder of yours, temporary files may be deleted"
 
     def _remove(self, stem: str) -> None:
         path = self._path(stem)

@@ -15,7 +15,7 @@ exit status 1 (2 for a command line that cannot be read, 0 where the run goes on
 code of another package fails (an optimizer, a network module, a data set of one's own), its traceback stands below the message.
 
 *When*: **at once**, within a second or two, before torch is imported (what needs torch: in about three); **soon**, before a model is
-loaded; **later**, where only the file itself, the model or the training shows it. Images in folders of 2,000 and more files are looked at
+loaded; **later**, where only the file itself, the model or the training shows it. Images in folders of more than 20,000 files are looked at
 soon. "\u2026" stands for words that differ from one machine to the next, and FOLDER for the folder the command is typed in.
 
 This page is made from the tables in `tests/errors/`, and each of its rows is a test.

@@ -132,7 +132,6 @@ IMAGES = [
         "`--dataset_class` of a module that is not there",
         "--dataset_class nodata.Data: there is no module 'nodata' here, is its folder in PYTHONPATH?",
         {"dataset_class": "nodata.Data"},
-        when=SOON,
     ),
     Row(
         "`--dataset_class` of something else",

@@ -4,7 +4,6 @@ import torch
 
 from tests.errors.faults import changed_folder, cut, damaged_record, hostile, raising
 from tests.errors.rows_models import late
-from tests.errors.world import SOON
 from tests.errors.world import WrongInput as Row
 
 
@@ -70,7 +69,6 @@ RESUMING = [
             "more to go on"
         ),
         {"resume": STATE, "max_train_steps": 1},
-        when=SOON,
     ),
     Row(
         "another rank",
@@ -79,7 +77,6 @@ RESUMING = [
             "begin a new run from its weights: --network_weights earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "network_dim": 4},
-        when=SOON,
     ),
     Row(
         "another network module",
@@ -89,7 +86,6 @@ RESUMING = [
             "earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "network_module": "networks.loha"},
-        when=SOON,
     ),
     Row(
         "another optimizer",
@@ -99,7 +95,6 @@ RESUMING = [
             "--network_weights earlier/lora-state/model.safetensors, without --resume"
         ),
         {"resume": STATE, "optimizer_type": "Lion"},
-        when=SOON,
     ),
     Row(
         "a state of another family",
@@ -109,7 +104,6 @@ RESUMING = [
         ),
         {"resume": STATE},
         script="sdxl",
-        when=SOON,
     ),
     late(
         "a state with other parts trained",
@@ -136,7 +130,6 @@ RESUMING = [
             "me/my-loras/mine-000002-state or me/my-loras/mine-000002-state:main:model"
         ),
         {"resume": "me/loras", "resume_from_huggingface": True},
-        when=SOON,
     ),
     Row(
         "a state on the hub that cannot be fetched",
@@ -145,7 +138,6 @@ RESUMING = [
             "--huggingface_token or HF_TOKEN"
         ),
         {"resume": "me/loras/a-state", "resume_from_huggingface": True},
-        when=SOON,
     ),
 ]
 

@@ -1,6 +1,6 @@
-"""One process of the test with several of them: trains a command line and writes what it saw into a file of its own.
+"""One process of the test with several of them: trains command lines in turn and writes what it saw into a file of its own.
 
-Started by `accelerate launch`: process_worker.py REPORT_FOLDER OPTIONS... Random numbers of each micro step depend on its images'
+Started by `accelerate launch`: process_worker.py REPORT_FOLDER COMMAND_LINES.json. Random numbers of each micro step depend on its images'
 names alone, so that any number of processes draws the same for the same images, in every folder.
 """
 
@@ -60,6 +60,18 @@ def train_and_watch(argv: list[str]) -> dict:
     }  # fmt: skip
 
 
+def forget_run() -> None:
+    """accelerate keeps one state for a process: the next run begins without it, and connects the processes again."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
 if __name__ == "__main__":
+    reports = []
+    for argv in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+        reports.append(train_and_watch(argv))
+        forget_run()
     report = Path(sys.argv[1]) / f"{os.environ['RANK']}.json"
-    report.write_text(json.dumps(train_and_watch(sys.argv[2:])), encoding="utf-8")
+    report.write_text(json.dumps(reports), encoding="utf-8")

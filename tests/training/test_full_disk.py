@@ -7,6 +7,7 @@ import errno
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 
 import pytest
@@ -101,14 +102,24 @@ def test_training_goes_on_without_the_saves_that_found_no_room(disk, tiny_models
     assert "preview" in told and "training goes on" in told
 
 
-def test_a_network_that_cannot_be_written_at_the_end_is_an_error_and_earlier_ones_stay(disk, tiny_models, tmp_path, capsys):
-    """capsys keeps what is printed out of the file that pytest collects it in, which could not grow either."""
+def test_a_network_that_finds_no_room_at_the_end_is_saved_elsewhere_and_earlier_ones_stay(
+    disk, tiny_models, tmp_path, monkeypatch, capsys
+):
+    """An error still. capsys keeps what is printed out of the file that pytest collects it in, which could not grow either."""
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     run = started(disk, tiny_models, tmp_path)
-    with pytest.raises(NotSaved, match=r"lora.safetensors could not be written: .*MiB are free"):
+    with pytest.raises(NotSaved, match=r"lora.safetensors could not be written: .*MiB are free") as told:
         network_recipe.train(run)
     disk.empty()
     assert [path.name for path in (disk.folder / "out").glob("*.safetensors")] == ["lora-step00000001.safetensors"]
     assert (disk.folder / "out" / "lora-step00000001-state" / "run.json").exists()
+    if isinstance(disk, SmallDisk):
+        (saved,) = elsewhere.glob("*.safetensors")
+        assert load_tensors(saved) and f"It is saved as {saved} instead" in str(told.value)
+    else:
+        assert not list(elsewhere.iterdir()) and "instead" not in str(told.value)
 
 
 def test_latents_that_find_no_room_stay_in_memory(tiny_models, tmp_path, monkeypatch, capsys):

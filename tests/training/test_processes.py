@@ -28,56 +28,53 @@ OPTIONS = {
 }
 
 
-def launched(folder: Path, argv: list[str]) -> list[dict]:
-    """The reports of two processes under `accelerate launch`."""
+def launched(folder: Path, command_lines: list[list[str]]) -> list[list[dict]]:
+    """The reports of each command line, of two processes under `accelerate launch` that train them in turn."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--num_cpu_threads_per_process=1"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*launch, str(WORKER), str(folder), *argv], capture_output=True, text=True, env=environment, timeout=300)
+    lines = folder / "command_lines.json"
+    lines.write_text(json.dumps(command_lines), encoding="utf-8")
+    done = subprocess.run([*launch, str(WORKER), str(folder), str(lines)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    of_ranks = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
+    return [list(of_both) for of_both in zip(*of_ranks, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_models, tmp_path_factory):
-    """The reports of two processes that save a state after the third of four steps, in the middle of an epoch; their folder and data."""
+def pairs(tiny_models, tmp_path_factory):
+    """The folder, and the reports of two processes: of a run that saves a state after the third of four steps, in the middle of an
+    epoch, of one that goes on from there, and of one process that accumulates two batches.
+    """
     folder = tmp_path_factory.mktemp("processes")
-    data = write_images(folder / "data", 4, side=128)
-    argv = command_line(tiny_models("sd1"), data, folder / "pair", save_state=True, save_every_n_steps=3, **OPTIONS)
-    return launched(folder, argv), folder, data
-
-
-@pytest.fixture(scope="module")
-def reports(pair, tiny_models):
-    """Of the two processes, and of one process that accumulates two batches."""
-    both, folder, data = pair
+    data, model = write_images(folder / "data", 4, side=128), tiny_models("sd1")
+    whole = command_line(model, data, folder / "pair", save_state=True, save_every_n_steps=3, **OPTIONS)
+    resumed = command_line(model, data, folder / "resumed", resume=folder / "pair" / "lora-step00000003-state", **OPTIONS)
+    both, rest = launched(folder, [whole, resumed])
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    argv = command_line(tiny_models("sd1"), data, folder / "alone", gradient_accumulation_steps=2, **OPTIONS)
-    return both, train_and_watch(argv)
+    alone = train_and_watch(command_line(model, data, folder / "alone", gradient_accumulation_steps=2, **OPTIONS))
+    return folder, both, rest, alone
 
 
-def test_two_processes_learn_what_one_does_that_accumulates_two_batches(reports):
+def test_two_processes_learn_what_one_does_that_accumulates_two_batches(pairs):
     """Also their epochs, steps and learning rates mean the same, each draws noise of its own, and the batch is told once."""
-    pair, alone = reports
-    first, second = pair
+    _, (first, second), _, alone = pairs
     assert first["gradients"] == second["gradients"]
     for found, expected in zip(torch.tensor(first["gradients"]), torch.tensor(alone["gradients"]), strict=True):
         assert (found - expected).norm() <= 1e-4 * expected.norm() > 0  # sums in another order round by 1.5e-6
     assert (first["epochs"], first["rates"], len(first["updates"])) == (alone["epochs"], alone["rates"], len(alone["updates"]))
-    pairs = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
-    assert pairs[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
+    steps = [[*one, *other] for one, other in zip(first["images"], second["images"], strict=True)]
+    assert steps[:2] == [[*alone["images"][number], *alone["images"][number + 1]] for number in (0, 2)]
     assert first["draws"][0] != second["draws"][0]
     assert "2 images a step: 1 at once x 2 processes x 1 accumulated" in first["header"] and not second["header"]
 
 
-def test_two_processes_go_on_from_their_state_to_the_same_file(pair, tiny_models):
+def test_two_processes_go_on_from_their_state_to_the_same_file(pairs):
     """Each with its own share of the data and its own random numbers."""
-    both, folder, data = pair
-    (state,) = (folder / "pair").glob("*step00000003-state")
-    resumed = launched(folder, command_line(tiny_models("sd1"), data, folder / "resumed", resume=state, **OPTIONS))
-    for whole, rest in zip(both, resumed, strict=True):
-        assert (rest["images"], rest["draws"]) == (whole["images"][3:], whole["draws"][3:])
+    folder, both, rest, _ = pairs
+    for whole, after in zip(both, rest, strict=True):
+        assert (after["images"], after["draws"]) == (whole["images"][3:], whole["draws"][3:])
     ours, theirs = (load_file(folder / name / "lora.safetensors") for name in ("pair", "resumed"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 

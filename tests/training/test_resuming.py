@@ -23,10 +23,11 @@ from library.saving.hub_folder import HubFolder
 from library.saving.state import write_random_states, write_state
 from library.saving.state_record import RunRecord
 from library.training import resuming
+from library.training.deciding_options import deciding_options
 from library.training.positions import Position
 from library.training.random_states import random_states
 from library.training.saving_points import NotSaved
-from library.training.state_writer import deciding_options, gathered, state_writer
+from library.training.state_writer import gathered, state_writer
 
 ON_CPU = SimpleNamespace(scaler=None, process_index=0, num_processes=1)
 RATE = {name: 1.0 for name in OPTIMIZERS if name.startswith(("dadapt", "prodigy"))}
