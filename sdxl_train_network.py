@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from library.args import parser
 from library.args.errors import mistakes_end_the_program
 from library.args.reading import read_args
-from library.light_start import leave_unused_packages_out
+from library.light_start import imports_without_collecting, leave_unused_packages_out
 
 SCRIPT = "sdxl_train_network"
 
@@ -26,13 +26,13 @@ def main() -> None:
 
     with mistakes_end_the_program():
         first_look(args, kinds.SDXL)
-        from library.training.second_look import second_look
+        with imports_without_collecting():
+            from library.training.second_look import second_look
 
-        second_look(args)
-        leave_unused_packages_out(previews=draws_previews(args))
-        from library.models.sdxl import SDXL
-        from library.training.network_recipe import train_network
-
+            second_look(args)
+            leave_unused_packages_out(previews=draws_previews(args))
+            from library.models.sdxl import SDXL
+            from library.training.network_recipe import train_network
         train_network(args, SDXL.from_args(args))
 
 

@@ -2,12 +2,16 @@
 
 diffusers imports bitsandbytes and peft, and with them torch's compiler, wherever they are installed: for quantised models and for its own
 LoRA loaders. Training uses neither; optimizers of bitsandbytes are imported by their own name when they are chosen. scipy, which diffusers
-and transformers import for a sampler and for losses of other models, takes a sixth of the start.
+and transformers import for a sampler and for losses of other models, takes a sixth of the start. Another seventh goes into looking for
+garbage among what the imports make, nearly all of which stays.
 """
 
+import gc
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 UNUSED = ("bitsandbytes", "peft")
 FOR_SAMPLERS = ("scipy",)
@@ -29,3 +33,14 @@ def leave_unused_packages_out(*, previews: bool = True) -> None:
             importlib.import_module("transformers.utils").is_scipy_available()  # and this remembers what it found
     finally:
         importlib.util.find_spec = find_spec
+
+
+@contextmanager
+def imports_without_collecting() -> Iterator[None]:
+    """Python's garbage collector rests in the body; afterwards it passes over all that is there, so that it stops the training less."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

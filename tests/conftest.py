@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import logging
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.golden_workshop import Workshop
 from tests.offline import go_offline
 
 go_offline()  # before any test file imports torch or transformers
+gc.set_threshold(20_000, 10, 10)  # looking for garbage among all that torch and diffusers import takes an eighth of the tests' time
 
 GOLDEN = Path(__file__).parent / "golden"
 

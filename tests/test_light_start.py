@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import subprocess
 import sys
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from library.light_start import FOR_SAMPLERS, UNUSED, leave_unused_packages_out
+from library.light_start import FOR_SAMPLERS, UNUSED, imports_without_collecting, leave_unused_packages_out
 
 ROOT = Path(__file__).parents[1]
 TRAINING = """
@@ -35,3 +36,14 @@ def test_a_process_that_has_diffusers_keeps_what_it_has():
     leave_unused_packages_out()
     assert importlib.util.find_spec is find_spec
     assert importlib.import_module("diffusers") is diffusers
+
+
+def test_imports_are_not_looked_through_for_garbage_then_or_later():
+    """Also if one fails."""
+    before = gc.get_freeze_count()
+    with pytest.raises(ImportError), imports_without_collecting():
+        assert not gc.isenabled()
+        imported = {"module": []}
+        raise ImportError("no such package")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before and not any(held is imported for held in gc.get_objects())
