@@ -21,11 +21,13 @@ def setup_parser() -> ArgumentParser:
 def main() -> None:
     args = read_args(setup_parser(), SCRIPT)
     from library.models import kinds
+    from library.models.read_ahead import read_ahead
     from library.training.first_look import first_look
     from library.training.preview_prompts import draws_previews
 
     with mistakes_end_the_program():
         first_look(args, kinds.SDXL)
+        read_ahead(args.pretrained_model_name_or_path, args.vae)
         with imports_without_collecting():
             from library.training.second_look import second_look
 

@@ -23,6 +23,7 @@ REQUIRED = [
     "toml>=0.10.2",
     "voluptuous>=0.13",
     "tqdm>=4.60",
+    "psutil",
     "tensorboard>=2.15",
     "bitsandbytes>=0.44",
     "dadaptation>=3.2",
