@@ -14,10 +14,9 @@ from torch import nn
 
 from library.training.allocator import keep_freed_memory
 from library.training.precision import check_precision
+from library.training.sharding import keep_from_accelerate
 
 logger = logging.getLogger(__name__)
-
-SHARDING = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP"}  # how accelerate launch hands on its choice
 
 
 def make_accelerator(
@@ -30,14 +29,13 @@ def make_accelerator(
     ddp_timeout: int | None = None,
     ddp_gradient_as_bucket_view: bool = False,
     ddp_static_graph: bool = False,
-    deepspeed: bool = False,
 ) -> Accelerator:
     """An Accelerator whose precision and accumulation are those of the command line, whatever accelerate's own config says.
 
     ddp_timeout: minutes. Raises ValueError when the precision cannot run on this machine.
     """
     check_precision(mixed_precision)
-    keep_models_whole(deepspeed)
+    keep_from_accelerate()
     handlers = []
     if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         timeout = datetime.timedelta(minutes=ddp_timeout) if ddp_timeout else None
@@ -59,23 +57,6 @@ def make_accelerator(
         keep_freed_memory()
     logger.info("device: %s, precision: %s, processes: %d", accelerator.device, mixed_precision, accelerator.num_processes)
     return accelerator
-
-
-def keep_models_whole(deepspeed: bool) -> None:
-    """Turns what DeepSpeed and FSDP would spread over processes back into plain data-parallel training, and says so.
-
-    What they save of an adapter is its gradients and optimizer state, some hundred MB for a large one. Spread weights of the base model
-    would have to be gathered for every layer in every step, and 8 bit or swapped blocks save more. The numbers are the same.
-    deepspeed: --deepspeed was given; the choices of accelerate's own config come in its environment variables.
-    """
-    chosen = {name for variable, name in SHARDING.items() if os.environ.pop(variable, "").lower() in ("1", "true")}
-    chosen |= {"DeepSpeed"} if deepspeed else set()
-    if chosen:
-        logger.warning(
-            "%s would spread little besides the adapter, so every process trains the whole of it and gradients are averaged, with the same "
-            "result; the base model has to fit on each GPU, and --fp8_base or --blocks_to_swap make it smaller",
-            " and ".join(sorted(chosen)),
-        )
 
 
 def trackers_for(log_with: str | None, logging_dir: str | None) -> str | None:

@@ -27,6 +27,7 @@ from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData, drop_bad_images
 from library.training.memory import SELECTIVE, compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
 from library.training.precision import DTYPES
+from library.training.sharding import Sharding, spread
 from library.training.vae_batches import EncodeInParts, vae_batch_size
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,14 @@ def _of_all_processes(bad: dict[str, str], accelerator: Accelerator) -> dict[str
 
 
 def place_models(
-    args: Namespace, family: Family, models: Models, accelerator: Accelerator, settings: NetworkSettings, *, text_cached: bool
+    args: Namespace,
+    family: Family,
+    models: Models,
+    accelerator: Accelerator,
+    settings: NetworkSettings,
+    sharding: Sharding | None = None,
+    *,
+    text_cached: bool,
 ) -> None:
     """Freezes, casts and places the base models, and sets their modes.
 
@@ -160,8 +168,11 @@ def place_models(
     for module in (models.unet, *models.text_encoders):
         module.requires_grad_(False)
         module.train(in_blocks)
-    place(models.unet, accelerator.device, dtype)
-    own_layout(models.unet, layout_for(accelerator.device, dtype))
+    if sharding is not None:
+        spread(models.unet, dtype, accelerator, sharding)
+    else:
+        place(models.unet, accelerator.device, dtype)
+        own_layout(models.unet, layout_for(accelerator.device, dtype))
     for text_encoder in models.text_encoders:
         place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:

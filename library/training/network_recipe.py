@@ -29,6 +29,7 @@ from library.training.run_memory import RunMemory
 from library.training.run_metadata import ModelHashes, Session, run_metadata
 from library.training.saved_run import SavedRun
 from library.training.saving_points import SavePoints
+from library.training.sharding import Sharding, asked_sharding
 from library.training.show_dataset import show_dataset
 from library.training.state_points import StatePoints
 from library.training.state_writer import state_writer
@@ -110,6 +111,7 @@ class Task:
     saved: SavedRun | None
     session: Session
     accelerator: Accelerator
+    sharding: Sharding | None
     data: RunData
     plan: Plan
     start: Position
@@ -122,14 +124,14 @@ def understand(args: Namespace, family: Family) -> Task:
     saved = resuming.saved_run(args, family.base_model_version)
     seed = resuming.seed_of(saved, args)
     session = Session.begin(seed)
-    accelerator = settings.accelerator(args)
+    sharding, accelerator = asked_sharding(args), settings.accelerator(args)
     session = session.shared(accelerator, seed)
     data = build_datasets(args, family, session.seed, saved and saved.dataset_seed)
     plan = settings.plan(args, data, accelerator)
     schedules.check_settings(args, plan.total_steps, accelerator.num_processes)
     start = resuming.start_position(args, saved, plan, accelerator.num_processes)
     hashes = ModelHashes(args.pretrained_model_name_or_path, args.vae)
-    return Task(prompts, tracking, saved, session, accelerator, data, plan, start, hashes)
+    return Task(prompts, tracking, saved, session, accelerator, sharding, data, plan, start, hashes)
 
 
 def prepare(args: Namespace, family: Family) -> Run:
@@ -145,7 +147,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     network_settings = settings.network_settings(args)
     network = adapter.build(network_settings, family, models, args, accelerator)
     text_cached = text_caching.cache_text(data, args, family, models, accelerator)
-    base_models.place_models(args, family, models, accelerator, network_settings, text_cached=text_cached)
+    base_models.place_models(args, family, models, accelerator, network_settings, task.sharding, text_cached=text_cached)
     built, groups = optimization.build(args, network)
     hold_small_caches(data.groups)
     loader = settings.batch_loader(args, data, accelerator)

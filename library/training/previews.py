@@ -25,6 +25,7 @@ from library.saving.pictures import parameters_text, write_png
 from library.training.precision import DTYPES
 from library.training.preview_painter import Painter
 from library.training.preview_prompts import PreviewPrompt, draws_previews, read_preview_prompts
+from library.training.sharding import whole
 from library.training.undisturbed import in_eval_mode, unchanged_random_states
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class Previews:
         modules = [] if self.settings.in_train_mode else self.modules
         silent = not self.accelerator.is_local_main_process
         drawn = []
-        with unchanged_random_states(self.accelerator.device), in_eval_mode(*modules):
+        with unchanged_random_states(self.accelerator.device), in_eval_mode(*modules), whole(*self.modules):
             seeded = [prompt if prompt.seed is not None else replace(prompt, seed=_any_seed()) for prompt in share]
             latents = [self.painter.latents(prompt) for prompt in progress_bar(seeded, desc="previews", leave=False, disable=silent)]
             pictures = self.painter.pictures(seeded, latents)

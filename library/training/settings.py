@@ -48,7 +48,6 @@ def accelerator(args: Namespace) -> Accelerator:
         ddp_timeout=args.ddp_timeout,
         ddp_gradient_as_bucket_view=args.ddp_gradient_as_bucket_view,
         ddp_static_graph=args.ddp_static_graph,
-        deepspeed=args.deepspeed,
     )
 
 

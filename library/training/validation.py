@@ -11,6 +11,7 @@ import random
 import zlib
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from library.data.loader import BatchLoader
 from library.diffusion.noise import draw_noise, perturb
 from library.training import step as steps
 from library.training.loss_average import LossAverage
+from library.training.sharding import whole
 from library.training.step import MicroStep, StepParts, StepSettings
 from library.training.trackers import Reporter
 from library.training.undisturbed import in_eval_mode, unchanged_random_states
@@ -135,7 +137,7 @@ class Validation:
         if known is not None and known.global_step == global_step:
             loss = known.loss  # measured after the last step of this epoch already
         else:
-            with unchanged_random_states(self.accelerator.device), in_eval_mode(self.parts.network), torch.no_grad():
+            with self._undisturbed(), whole(self.parts.models.unet):
                 torch.manual_seed(self.settings.seed)
                 random.seed(self.settings.seed)
                 loss = self._reference_loss(self._averages[kind], epoch) if self.settings.strict_compat else self._mean_loss()
@@ -165,8 +167,13 @@ class Validation:
 
     def image_losses(self) -> dict[tuple[int, str], float]:
         """(data set, image key) -> its loss now, the mean over the timesteps; of this process's share. Training is not disturbed."""
-        with unchanged_random_states(self.accelerator.device), in_eval_mode(self.parts.network), torch.no_grad():
+        with self._undisturbed():
             return self._own_losses()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        with unchanged_random_states(self.accelerator.device), in_eval_mode(self.parts.network), torch.no_grad():
+            yield
 
     def _own_losses(self) -> dict[tuple[int, str], float]:
         losses: dict[tuple[int, str], Tensor] = {}

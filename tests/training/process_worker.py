@@ -1,7 +1,7 @@
 """One process of the test with several of them: trains command lines in turn and writes what it saw into a file of its own.
 
-Started by `accelerate launch`: process_worker.py REPORT_FOLDER COMMAND_LINES.json. Random numbers of each micro step depend on its images'
-names alone, so that any number of processes draws the same for the same images, in every folder.
+Started by `accelerate launch`: process_worker.py REPORT_FOLDER RUNS.json, a list of (environment variables, command line). Random
+numbers of each micro step depend on its images' names alone, so that any number of processes draws the same for the same images.
 """
 
 import json
@@ -56,21 +56,36 @@ def train_and_watch(argv: list[str]) -> dict:
         network_recipe.training_loss, header.run_header = real_loss, real_header
     return {
         "images": images, "updates": updates, "header": "\n".join(headers), "draws": first_draws,
-        "gradients": used, "epochs": run.plan.num_epochs, "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
+        "gradients": used, "held": sum(held(parameter) for parameter in run.models.unet.parameters()),
+        "epochs": run.plan.num_epochs, "rates": run.optimization.built.optimizer.param_groups[0]["lr"],
     }  # fmt: skip
 
 
+def held(parameter) -> int:
+    """How many numbers of it lie in this process."""
+    return (parameter.to_local() if hasattr(parameter, "to_local") else parameter).numel()
+
+
+def stay_connected() -> None:
+    """The end of a run parts the processes for good: connecting them a second time does not work reliably."""
+    import torch
+
+    torch.distributed.destroy_process_group = lambda *_: None
+
+
 def forget_run() -> None:
-    """accelerate keeps one state for a process: the next run begins without it, and connects the processes again."""
+    """accelerate keeps one state for a process: the next run begins without it."""
     from accelerate.state import AcceleratorState, GradientState
 
-    AcceleratorState._reset_state(reset_partial_state=True)
+    AcceleratorState._reset_state()
     GradientState._reset_state()
 
 
 if __name__ == "__main__":
+    stay_connected()
     reports = []
-    for argv in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+    for environment, argv in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
+        os.environ.update(environment)
         reports.append(train_and_watch(argv))
         forget_run()
     report = Path(sys.argv[1]) / f"{os.environ['RANK']}.json"
