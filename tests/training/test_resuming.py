@@ -61,14 +61,14 @@ def train(net: nn.Module, one: SimpleNamespace, steps: range) -> None:
         one.lr_scheduler.step()
 
 
-def save(folder: Path, net: nn.Module, one: SimpleNamespace, args: Namespace) -> Path:
+def save(folder: Path, net: nn.Module, one: SimpleNamespace, args: Namespace, accelerator: SimpleNamespace = ON_CPU) -> Path:
     record = RunRecord(
         seed=5, dataset_seed=6, epoch=1, batches_done=3, global_step=3, batches_per_epoch=10, updates_per_epoch=10, processes=1,
         model="sd_v1", optimizer=one.built.class_name, losses={"losses": [1.0], "total": 1.0}, options=deciding_options(args),
     )  # fmt: skip
     begin_folder(folder)
     write_random_states(unfinished_folder(folder), 0, random_states())
-    write_state(unfinished_folder(folder), gathered(net, one, ON_CPU), epoch=1, global_step=3, record=record)
+    write_state(unfinished_folder(folder), gathered(net, one, accelerator), epoch=1, global_step=3, record=record)
     finish_folder(folder)
     return folder
 
@@ -86,13 +86,14 @@ def state(tmp_path) -> Path:
     return save(tmp_path / "lora-state", net, one, options())
 
 
-def restore(folder: Path, net: nn.Module, one: SimpleNamespace, **changed) -> None:
+def restore(folder: Path, net: nn.Module, one: SimpleNamespace, accelerator: SimpleNamespace = ON_CPU, **changed) -> None:
     args = options(resume=str(folder), **changed)
-    resuming.restore(resuming.saved_run(args, "sd_v1"), args, BEGINNING, net, one, ON_CPU)
+    resuming.restore(resuming.saved_run(args, "sd_v1"), args, BEGINNING, net, one, accelerator)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not name.startswith("paged")])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 def test_every_optimizer_goes_on_exactly(name, dtype, tmp_path):
     pytest.importorskip(OPTIMIZERS[name].split(".")[0])
     whole = network().to(dtype)
@@ -105,6 +106,26 @@ def test_every_optimizer_goes_on_exactly(name, dtype, tmp_path):
     restore(folder, resumed, other, optimizer_type=name)
     train(resumed, other, range(3, 5))
     assert weights(resumed) == weights(whole)
+
+
+def test_the_fp16_gradient_scale_goes_on(tmp_path):
+    """Also how many steps it has stood: a scaler that begins anew leaves out the first steps while it looks for its scale."""
+
+    def with_scaler() -> SimpleNamespace:
+        return SimpleNamespace(scaler=torch.amp.GradScaler("cpu", growth_interval=4), process_index=0, num_processes=1)
+
+    net = network()
+    one, whole = optimizing(net), with_scaler()
+    for overflows in (True, False, False):
+        whole.scaler.scale(net["lora_unet_up"].weight.sum() * (float("inf") if overflows else 1.0)).backward()
+        whole.scaler.step(one.built.optimizer)
+        whole.scaler.update()
+        one.built.optimizer.zero_grad()
+    folder = save(tmp_path / "state", net, one, options(), whole)
+    resumed = with_scaler()
+    restore(folder, network(), optimizing(network()), resumed)
+    assert resumed.scaler.state_dict() == whole.scaler.state_dict()
+    assert resumed.scaler.get_scale() == 2.0**15 and resumed.scaler._get_growth_tracker() == 2
 
 
 def test_a_state_of_accelerate_is_read(tmp_path):
