@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 860, 360, 64, 40, 12
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, TOP = 880, 360, 64, 30, 40, 12
 CUT = 4.0
 """Values above this many medians do not stretch the axis: one run that diverged would flatten all others."""
 
@@ -34,12 +34,12 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
     y_low, y_high = _range([y for _, y in points])
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return LEFT + (WIDTH - LEFT - 10) * x / x_high, TOP + (HEIGHT - TOP - BOTTOM) * (y_high - y) / (y_high - y_low)
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / x_high, TOP + (HEIGHT - TOP - BOTTOM) * (y_high - y) / (y_high - y_low)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
     for y in ticks(y_low, y_high):
         height = place(0, y)[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - 10}"/>')
+        parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in ticks(0, x_high):
         parts.append(f'<text x="{place(x, y_low)[0]:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{x:,g}</text>')
