@@ -153,7 +153,7 @@ def place_models(
     models: Models,
     accelerator: Accelerator,
     settings: NetworkSettings,
-    sharding: Sharding | None = None,
+    sharding: Sharding | None,
     *,
     text_cached: bool,
 ) -> None:

@@ -33,13 +33,13 @@ def first_look(args: Namespace, kind: str) -> None:
     """
     if not args.debug_dataset and not args.lr_scheduler_preview:
         look_at_model(args.pretrained_model_name_or_path, kind)
+        with in_silence():
+            look_at_state(args, base_model_version(kind, v_parameterization=args.v_parameterization))
     if draws_previews(args):
         with in_silence():
             read_preview_prompts(args.sample_prompts, default_size=ANY_SIZE, samplers=())
     if args.log_tracker_config:
         tracker_settings(args.log_tracker_config)
-    with in_silence():
-        look_at_state(args, base_model_version(kind, v_parameterization=args.v_parameterization))
     if args.dataset_class is None:
         with in_silence():
             look_at_images(args)

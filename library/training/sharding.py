@@ -60,6 +60,8 @@ def asked_sharding(args: Namespace) -> Sharding | None:
             chosen[0],
         )
         return None
+    if sharding.asked_by == DEEPSPEED:
+        logger.info("DeepSpeed: stage 3 spreads the U-Net by torch's own means; of its settings only the place of the weights counts")
     others = [name for name in OTHER_WAYS if getattr(args, name, None)] + (["cuda_graph auto"] if args.cuda_graph == "auto" else [])
     if others:
         options = " and ".join(f"--{name}" for name in others)
