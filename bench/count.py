@@ -231,7 +231,7 @@ def prepared_step(
         network.to(device)
     if dtype != torch.float32 and hasattr(network, "compute_in"):
         network.compute_in(dtype)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, foreach=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     parts = StepParts(
         family=kind,
         models=models,

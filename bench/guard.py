@@ -28,7 +28,7 @@ from library.training.guard import OFF, SKIP, SNAPSHOT_EVERY, GuardSettings, Nan
 from tests.golden_workshop import Workshop
 from tests.tiny_runs import picture_folder, small_run
 
-STEP_LAUNCHES = {"sd": 3_054, "sdxl": 6_130}
+STEP_LAUNCHES = {"sd": 2_817, "sdxl": 5_713}
 """Of the whole step, from tests/test_launches.py."""
 
 

@@ -15,7 +15,7 @@ END_OF_TEXT = 49407
 
 def statistics(values) -> dict:
     """Of a tensor or array of any shape; a single value has no deviation."""
-    flat = torch.as_tensor(np.asarray(values)).double().flatten()
+    flat = torch.as_tensor(values).detach().cpu().double().flatten()
     deviation = flat.std().item() if len(flat) > 1 else 0.0
     return {"mean": flat.mean().item(), "std": deviation, "first": flat[:4].tolist(), "n": len(flat)}
 

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 NEW_TRANSFORMERS = int(transformers.__version__.split(".")[0]) >= 5
 RECORDED = {
-    "sd": (2_824 if NEW_TRANSFORMERS else 2_893, {"rank": 16, "size": 512, "unet_only": False}),
-    "sdxl": (5_730, {"rank": 32, "size": 1024, "unet_only": True, "cached_text": True}),
+    "sd": (2_817 if NEW_TRANSFORMERS else 2_886, {"rank": 16, "size": 512, "unet_only": False}),
+    "sdxl": (5_713, {"rank": 32, "size": 1024, "unet_only": True, "cached_text": True}),
 }
 
 

@@ -38,6 +38,10 @@ OPTIMIZERS = {
     "sgdschedulefree": "schedulefree.SGDScheduleFree",
 }
 
+# torch's optimizers whose fused form updates all tensors in a few launches, in fp32 inside, and can leave a step out on the device.
+FUSED = {"Adam", "AdamW", "SGD"}
+OTHER_FORMS = {"fused", "foreach", "differentiable", "capturable"}
+
 # Rate-finding optimizers that follow one rate only: a second one makes the others stop in their first step.
 ONE_RATE_ONLY = {"Prodigy", "DAdaptAdam", "DAdaptAdamPreprint", "DAdaptLion", "DAdaptSGD"}
 
@@ -93,6 +97,11 @@ def optimizer_class(name: str) -> type:
     )
 
 
+def has_fused_form(found: type) -> bool:
+    """Whether torch has a fused form of the class for GPUs and for the CPU alike."""
+    return found.__module__.startswith("torch.optim") and found.__name__ in FUSED
+
+
 def recorded_name(found: type) -> str:
     """The class as files name it: for our faster forms the package's class that they stand in for."""
     package_class = next(base for base in found.__mro__ if not base.__module__.startswith("library.optim."))
@@ -120,9 +129,11 @@ def build_optimizer(
     max_grad_norm: float = 1.0,
     use_8bit_adam: bool = False,
     use_lion_optimizer: bool = False,
+    fused: bool = True,
 ) -> BuiltOptimizer:
     """The optimizer over `param_groups`, which stay as they are. arguments: the `key=value` items of --optimizer_args.
 
+    fused: take torch's fused form where there is one and the arguments do not choose another.
     Raises ValueError for options that cannot work, MissingPackage for a missing package.
     """
     optimizer_type = chosen_type(optimizer_type, use_8bit_adam, use_lion_optimizer)
@@ -134,7 +145,7 @@ def build_optimizer(
         raise ValueError("nothing to train: every parameter has the learning rate 0; set --learning_rate, --unet_lr or --text_encoder_lr")
 
     kind = optimizer_type.lower()
-    fixed = {}
+    fixed = {"fused": True} if fused and has_fused_form(found) and not OTHER_FORMS & keywords.keys() else {}
     rate: float | None = learning_rate
     if kind.startswith("sgdnesterov"):
         fixed["nesterov"] = True

@@ -14,7 +14,7 @@ from library.optim.adapted_rate import SettledRate
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import allow_half_precision_gradients, average_gradients
-from library.training.guard import GuardSettings, NanGuard, clip, gradient_norms
+from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
 from library.training.precision import DTYPES
 from library.training.schedules import build_schedule
@@ -68,11 +68,12 @@ class Optimization:
         grad_norm = clip(trained, norms, self.max_grad_norm) if self.max_grad_norm != 0 else None
         self.hooks.gradients_ready()
         in_force = [held(group["lr"]) for group in self.built.optimizer.param_groups]
-        if not forbidden or self.accelerator.scaler is not None:  # a gradient scaler leaves the step out by itself and learns from it
+        scaler = self.accelerator.scaler
+        if not forbidden or scaler is not None:  # a gradient scaler leaves the step out by itself and learns from it
             self.optimizer.step()
         self.hooks.weights_changed()
         self._notice_settled_rate(in_force[0])
-        if not self.accelerator.optimizer_step_was_skipped:
+        if not (forbidden if scaler is not None and self.guard.active else self.accelerator.optimizer_step_was_skipped):
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -129,6 +130,7 @@ def build(args: Namespace, network: nn.Module) -> tuple[BuiltOptimizer, adapter.
         max_grad_norm=args.max_grad_norm,
         use_8bit_adam=args.use_8bit_adam,
         use_lion_optimizer=args.use_lion_optimizer,
+        fused=args.mixed_precision != "fp16" or args.nan_guard != OFF,  # else only the step itself tells whether the scaler left it out
     )
     return built, groups
 

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from library.optim.optimizers import OTHER_FORMS
 from library.saving import state
 from library.saving.state_record import POSITION, SCHEDULER, random_states_file
 from library.training.deciding_options import changed_options
@@ -150,7 +151,7 @@ def _restore_optimizer(content: state.TrainingState, network: nn.Module, optimiz
     """Loads its state and settings. Rates are those of the state, as the schedule goes on from there; others given are named."""
     optimizer = optimizing.built.optimizer
     given = [group.get("initial_lr") for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(content.optimizer))
+    optimizer.load_state_dict(_in_form_of(optimizer, content.optimizer))
     kept = [group.get("initial_lr") for group in optimizer.param_groups]
     if kept != given:
         logger.warning("--resume: learning rates stay those of the state, %s; %s have no effect", kept, given)
@@ -158,6 +159,12 @@ def _restore_optimizer(content: state.TrainingState, network: nn.Module, optimiz
     if optimizing.built.schedule_free:
         optimizer.train()
         optimizing.hooks.weights_changed()
+
+
+def _in_form_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved state with this optimizer's way of computing a step: fused or not is a matter of this run, not of the numbers."""
+    own = [{key: group[key] for key in OTHER_FORMS & group.keys()} for group in optimizer.param_groups]
+    return {**saved, "param_groups": [group | form for group, form in zip(saved["param_groups"], own, strict=True)]}
 
 
 def _keep_precision(optimizer: torch.optim.Optimizer, content: state.TrainingState, network: nn.Module) -> None:

@@ -50,6 +50,18 @@ def test_every_optimizer_moves_the_weights(name):
     assert parameter.isfinite().all() and not torch.equal(parameter, torch.ones(3, 2))
 
 
+@pytest.mark.parametrize("name", ["AdamW", "SGDNesterov", "torch.optim.Adam"])
+def test_torchs_fused_form_is_taken_unless_another_is_asked_for(name):
+    def forms(arguments, **options):
+        group = build(name, arguments, **options).optimizer.param_groups[0]
+        return group["fused"], group["foreach"]
+
+    assert forms(()) == (True, None)
+    assert forms(("foreach=True",))[0] is not True
+    assert forms(("fused=False",))[0] is False
+    assert forms((), fused=False)[0] is not True
+
+
 BITS_AND_BYTES = [name for name in OPTIMIZERS if "8bit" in name or "paged" in name]
 
 

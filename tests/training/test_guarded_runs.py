@@ -126,6 +126,7 @@ FAULTS = [
         "a weight",
         after_step_2(lambda run: next(run.network.parameters()).fill_(math.nan)),
         ("the weights themselves", "back to the weights"),
+        skipped=2,  # that of step 3 is read one update later
     ),
     Fault("the optimizer's memory", after_step_2(spoil_optimizer_state), ("the weights themselves", "back to the weights")),
 ]
@@ -172,7 +173,7 @@ def test_a_file_with_nan_is_never_written(tiny_models, data, tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("optimizer", [[], ["--optimizer_args", "fused=True"]], ids=["read by the host", "skipped on the device"])
+@pytest.mark.parametrize("optimizer", [["--optimizer_args", "foreach=True"], []], ids=["read by the host", "skipped on the device"])
 def test_a_run_that_goes_on_in_the_middle_of_a_bad_stretch_rolls_back_like_one_that_was_not_interrupted(
     optimizer, tiny_models, data, tmp_path, monkeypatch
 ):

@@ -44,9 +44,10 @@ def network(rank: int = 4) -> nn.Module:
     return nn.ModuleDict({"lora_unet_down": nn.Linear(64, 64), "lora_unet_up": nn.Linear(64, rank)})
 
 
-def optimizing(net: nn.Module, optimizer_type: str = "AdamW") -> SimpleNamespace:
+def optimizing(net: nn.Module, optimizer_type: str = "AdamW", fused: bool = True) -> SimpleNamespace:
     """With a linear schedule over ten steps, or the optimizer's own."""
-    built = build_optimizer(optimizer_type, [], [{"params": list(net.parameters())}], learning_rate=RATE.get(optimizer_type, 1e-2))
+    rate = RATE.get(optimizer_type, 1e-2)
+    built = build_optimizer(optimizer_type, [], [{"params": list(net.parameters())}], learning_rate=rate, fused=fused)
     name = built.lr_scheduler if optimizer_type == "adafactor" else "linear"
     hooks = SimpleNamespace(weights_changed=lambda: None)
     return SimpleNamespace(built=built, lr_scheduler=build_lr_scheduler(built, name=name, total_steps=10), hooks=hooks)
@@ -106,6 +107,22 @@ def test_every_optimizer_goes_on_exactly(name, dtype, tmp_path):
     restore(folder, resumed, other, optimizer_type=name)
     train(resumed, other, range(3, 5))
     assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGDNesterov"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_how_a_step_is_computed_is_a_matter_of_the_run_and_not_of_the_state(name, fused, tmp_path):
+    """States of sd-scripts are not fused, and those of the two forms go on from each other with the same numbers but for rounding."""
+    whole, resumed = network(), network()
+    one, other = optimizing(whole, name, fused=not fused), optimizing(resumed, name, fused=fused)
+    train(whole, one, range(3))
+    folder = save(tmp_path / "state", whole, one, options(optimizer_type=name))
+    restore(folder, resumed, other, optimizer_type=name)
+    assert bool(other.built.optimizer.param_groups[0]["fused"]) is fused
+    for net, optimization in ((whole, one), (resumed, other)):
+        train(net, optimization, range(3, 5))
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_the_fp16_gradient_scale_goes_on(tmp_path):
