@@ -7,6 +7,7 @@ too, but read and write half precision. They are operators of torch's own kind, 
 import functools
 import importlib.util
 import logging
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from library.kernels.recompute import CheapOutputs
 logger = logging.getLogger(__name__)
 
 OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0)}  # compute capability that Triton's code for a dtype needs
+# Of a compiler, a driver or a package, beside Triton's own error; an AssertionError where libcuda is not found.
+TRITON_FAILS_WITH = (RuntimeError, OSError, ImportError, AssertionError, AttributeError, ValueError, subprocess.SubprocessError)
 
 NORM = "Tensor weight, Tensor bias"
 SIGNATURES = {
@@ -172,13 +175,16 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> bool:
 
 def trial(device: torch.device, dtype: torch.dtype) -> bool:
     """Runs each kernel once on a few numbers; where one fails, says why in one line."""
+    import triton
+
+    its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
     pointwise, norm = Pointwise(fused=True), nn.GroupNorm(1, 2).to(device, dtype).requires_grad_(False)
     x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype, requires_grad=True)
     try:
         result = pointwise.group_norm(x, norm, silu=True)
         result = pointwise.layer_norm(result, nn.LayerNorm(2).to(device, dtype).requires_grad_(False))
         pointwise.geglu(result).sum().backward()
-    except Exception as error:  # a compiler's, a driver's, or, where libcuda is not found, an AssertionError of Triton's: all have a way round
+    except (its_own_error, *TRITON_FAILS_WITH) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("norms and gates are computed by plain torch, a little slower: Triton does not work here (%s)", reason[0])
         return False

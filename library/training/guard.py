@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from library.training.host_copies import HostCopy
 from library.training.snapshots import Snapshot
 from library.training.step import MicroStep
 
@@ -39,14 +40,10 @@ class GuardSettings:
 
 @dataclass
 class _Verdict:
-    """What one update was judged by. flags: (gradient bad, loss bad, latents bad) on the device or on the host.
-
-    copied: happens when flags of a GPU have arrived on the host. Waiting for it does not wait for what was queued later.
-    """
+    """What one update was judged by. flags: (gradient bad, loss bad, latents bad)."""
 
     global_step: int
-    flags: Tensor
-    copied: torch.cuda.Event | None
+    flags: HostCopy
     norms: Tensor
     parameters: Sequence[nn.Parameter]
     steps: list[MicroStep] = field(default_factory=list)
@@ -91,12 +88,12 @@ class NanGuard:
         self._global_step = global_step
         if self._snapshot is None:
             self._snapshot = Snapshot(self._network, self._optimizer, global_step - 1)
-        verdict = _Verdict(global_step, bad_flags(norms, self._steps), None, norms, parameters, self._steps)
+        flags = bad_flags(norms, self._steps)
+        verdict = _Verdict(global_step, HostCopy(flags), norms, parameters, self._steps)
         self._steps = []
         if self._scaler is None and skips_on_device(self._optimizer):
-            self._optimizer.found_inf = verdict.flags.any().to(torch.float32)
+            self._optimizer.found_inf = flags.any().to(torch.float32)
             self._optimizer.grad_scale = None
-            verdict.flags, verdict.copied = sent_to_host(verdict.flags)
             self.settle()
             self._pending = verdict
             return False
@@ -106,8 +103,6 @@ class NanGuard:
         """Reads the verdict of the last update and acts on it; does nothing if there is none."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            if pending.copied is not None:
-                pending.copied.synchronize()
             self._react(pending)
 
     def finish(self) -> None:
@@ -133,7 +128,7 @@ class NanGuard:
         self.in_a_row, self.skipped, self.rollbacks = (int(state[name]) for name in ("in_a_row", "skipped", "rollbacks"))
 
     def _react(self, verdict: _Verdict) -> bool:
-        bad = verdict.flags.tolist()
+        bad = verdict.flags.read().tolist()
         if not any(bad):
             self.in_a_row = 0
             if verdict.global_step % SNAPSHOT_EVERY == 0:
@@ -196,15 +191,6 @@ def bad_flags(norms: Tensor, steps: Sequence[MicroStep]) -> Tensor:
     latents = [step.latents.sum(dtype=torch.float32) for step in steps] or [torch.zeros_like(gradient)]
     sums = torch.stack([gradient, *(reduce(operator.add, parts).to(gradient.device) for parts in (losses, latents))])
     return sums - sums != 0  # of NaN and of infinities the difference is NaN
-
-
-def sent_to_host(flags: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """A copy on the host that may still be on its way, and what happens when it is there."""
-    if flags.device.type != "cuda":
-        return flags.to("cpu"), None
-    copy, arrived = flags.to("cpu", non_blocking=True), torch.cuda.Event()
-    arrived.record()
-    return copy, arrived
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,6 +1,6 @@
 """What a run tells while it goes: TensorBoard / wandb records under the reference's tags, and the progress bar.
 
-Values of a step are read from the device one step late, so the report never makes the GPU wait.
+Values of a step are sent to the host when it is queued and read one step late, so the report never makes the GPU wait.
 """
 
 import logging
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from library.console import Patient, progress_bar
 from library.files import room_left
 from library.strangers import strangers_code
+from library.training.host_copies import HostCopy
 from library.training.loss_average import LossAverage
 from library.training.loss_spikes import LossSpikes
 from library.training.step import MicroStep
@@ -156,7 +157,11 @@ class RateNames:
 
 @dataclass
 class _Pending:
+    """What is known of one micro step. Tensors among `values` and `postfix` are on their way to the host."""
+
     step: MicroStep
+    loss: HostCopy
+    bad_latents: HostCopy | None
     place: int
     tracker_step: int
     values: dict[str, Any] = field(default_factory=dict)
@@ -197,19 +202,21 @@ class Reporter:
             scaled, mean, largest = norms
             values = {**rates, "max_norm/keys_scaled": scaled, "max_norm/max_key_norm": largest, "norm/avg_key_norm": mean}
             postfix = {"Keys Scaled": scaled, "Average key norm": mean}
-        self._pending = _Pending(step, place, global_step, values, postfix)
+        values = {name: _sent(value) for name, value in values.items()}
+        bad_latents = None if step.bad_latents is None else HostCopy(step.bad_latents)
+        self._pending = _Pending(step, HostCopy(step.loss), bad_latents, place, global_step, values, postfix)
 
     def flush(self) -> None:
         """Reads and logs what is queued; does nothing if nothing is."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        step, loss = pending.step, float(pending.step.loss)
+        step, loss = pending.step, float(pending.loss.read())
         self.losses.add(epoch=step.epoch - 1, place=pending.place, loss=loss)
         spike = self._spikes.height(loss) if math.isfinite(loss) else None
         if spike is not None:
             _tell_spike(step, loss, spike)
-        if step.bad_latents is not None and bool(step.bad_latents):
+        if pending.bad_latents is not None and bool(pending.bad_latents.read()):
             self.on_bad_latents(step)
         self.bar.set_postfix(avr_loss=self.losses.average, **pending.postfix)
         values = {"loss/current": loss, "loss/average": self.losses.average, **pending.values}
@@ -249,11 +256,18 @@ class Reporter:
                 logger.error("%s can log no more: %s; %s; training goes on", tracker.name, fault, place)
 
 
-def _number(value: Any) -> float:
-    """Plain number of a logged value; a pair (d, rate) is their product."""
+def _sent(value: Any) -> Any:
+    """A value to be logged, its tensors sent to the host."""
     if isinstance(value, tuple):
-        return float(value[0]) * float(value[1])
-    return float(value) if isinstance(value, Tensor) else value
+        return tuple(_sent(part) for part in value)
+    return HostCopy(value) if isinstance(value, Tensor) else value
+
+
+def _number(value: Any) -> float:
+    """Plain number of what `_sent` gave; a pair (d, rate) is their product."""
+    if isinstance(value, tuple):
+        return _number(value[0]) * _number(value[1])
+    return float(value.read()) if isinstance(value, HostCopy) else value
 
 
 def _tell_spike(step: MicroStep, loss: float, height: float) -> None:
