@@ -1,7 +1,7 @@
 """From a bare machine to a first LoRA, or to a passing test suite, in one command.
 
     python quickstart.py demo        train a LoRA on a tiny model, draw with and without it, plot the run
-    python quickstart.py test        run the test suite
+    python quickstart.py test        run the test suite, on the CPU and, where there is one, on an NVIDIA GPU
 
 Both make a virtual environment in `.venv` first and install the pinned packages into it, unless that has been done.
 Arguments after these go on to the demo or to pytest. Needs Python 3.10 or newer and nothing else.
@@ -19,6 +19,7 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = {"demo": ["requirements.txt"], "test": ["requirements.txt", "requirements-test.txt"]}
 WORKERS = str(min(os.cpu_count() or 1, 4))
+NO_TESTS_FOUND = 5  # pytest's exit status
 COMMANDS = {"demo": ["-m", "examples.demo"], "test": ["-m", "pytest", "-q", "-n", WORKERS]}
 
 
@@ -36,7 +37,19 @@ def main() -> int:
     folder = options.venv.absolute()
     python = virtual_environment(folder)
     install(python, folder, [options.requirements] if options.requirements else REQUIREMENTS[options.what])
-    return subprocess.call([str(python), *COMMANDS[options.what], *passed_on], cwd=str(ROOT), env=environment(options.what))
+    command = [str(python), *COMMANDS[options.what], *passed_on]
+    status = subprocess.call(command, cwd=str(ROOT), env=environment(options.what))
+    if options.what == "test" and shutil.which("nvidia-smi") and "TEST_DEVICE" not in os.environ:
+        return status or test_on_gpu(python, passed_on)
+    return status
+
+
+def test_on_gpu(python: Path, passed_on: list) -> int:
+    """Runs the tests marked gpu on it, alone; the others have run on the CPU. That none of them was asked for is no failure."""
+    print("\nThe same on the GPU:", flush=True)
+    command = [str(python), "-m", "pytest", "-q", "-m", "gpu", *passed_on]
+    status = subprocess.call(command, cwd=str(ROOT), env={**environment("test"), "TEST_DEVICE": "cuda"})
+    return 0 if status == NO_TESTS_FOUND else status
 
 
 def virtual_environment(folder: Path) -> Path:

@@ -38,6 +38,16 @@ def quiet_logging():
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+@pytest.fixture
+def gpu():
+    """The GPU of this run of the tests, see tests/offline.py; without one the test is skipped."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU: TEST_DEVICE=cuda python -m pytest -m gpu tests")
+    return torch.device("cuda")
+
+
 @pytest.fixture(autouse=True)
 def root_logger_as_before():
     """Reading a command line sets up logging anew; the next test shall not write to this one's streams."""

@@ -71,6 +71,26 @@ def test_the_exit_status_is_that_of_the_tests(monkeypatch, tmp_path, calls):
     assert start(monkeypatch, "test", "--venv", tmp_path / "v") == 3
 
 
+def calls_with_a_gpu(monkeypatch, tmp_path, calls) -> tuple[int, list[bool]]:
+    """Exit status of the tests where there is a GPU, and of each start of pytest whether it was for the GPU."""
+    monkeypatch.delenv("TEST_DEVICE", raising=False)
+    monkeypatch.setattr(quickstart.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    status = start(monkeypatch, "test", "--venv", tmp_path / "v")
+    return status, ["gpu" in command for command in calls.commands if "pytest" in command]
+
+
+def test_where_there_is_a_gpu_what_is_marked_so_runs_there_too(monkeypatch, tmp_path, calls):
+    assert calls_with_a_gpu(monkeypatch, tmp_path, calls) == (0, [False, True])
+    calls.commands.clear()
+    calls.statuses["gpu"] = 1
+    assert calls_with_a_gpu(monkeypatch, tmp_path, calls) == (1, [False, True])
+    calls.statuses["gpu"] = quickstart.NO_TESTS_FOUND
+    assert calls_with_a_gpu(monkeypatch, tmp_path, calls)[0] == 0
+    calls.commands.clear()
+    calls.statuses["pytest"] = 3
+    assert calls_with_a_gpu(monkeypatch, tmp_path, calls) == (3, [False])
+
+
 def test_further_arguments_go_to_pytest(monkeypatch, tmp_path, calls):
     start(monkeypatch, "test", "tests/saving", "-k", "hash", "--venv", tmp_path / "v")
     assert calls.commands[-1][-3:] == ["tests/saving", "-k", "hash"]

@@ -16,12 +16,12 @@ LACKING = "keys are missing"
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without progress bars and load reports of diffusers and transformers; errors still come through."""
+    """Without progress bars and messages of diffusers and transformers; what goes wrong they raise as well."""
     loggings = (diffusers.utils.logging, transformers.utils.logging)
     levels = [logging.get_verbosity() for logging in loggings]
     bars = [logging.is_progress_bar_enabled() for logging in loggings]
     for logging in loggings:
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.CRITICAL)
         logging.disable_progress_bar()
     try:
         yield

@@ -149,10 +149,9 @@ def test_bytes_become_the_colours_of_torchvisions_functions_to_the_bit():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_colours_are_the_same_on_a_gpu():
+def test_colours_are_the_same_on_a_gpu(gpu):
     every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(colors(every.cuda()).cpu(), colors(every))
+    assert torch.equal(colors(every.to(gpu)).cpu(), colors(every))
 
 
 def test_an_image_without_alpha_has_a_mask_of_ones(image):

@@ -11,8 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from library.kernels import pointwise
 from library.kernels.pointwise import Pointwise, kernels_for
 from library.kernels.unet_pointwise import own_pointwise
+from tests.offline import device_of_tests
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(device_of_tests() == "pretend", reason="Triton knows no pretended GPU")]
 PLAIN, FUSED = Pointwise(fused=False), Pointwise(fused=True)
 CHANNELS_LAST = torch.channels_last
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from library.kernels.replay import MOST_RECORDINGS, Replays
+from tests.offline import device_of_tests
 
 
 def written_again(place, result) -> None:
@@ -141,17 +142,18 @@ def test_what_cannot_be_recorded_runs_as_usual_and_is_told_once(caplog):
     ]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_cuda_graphs_give_what_running_gives():
+@pytest.mark.gpu
+@pytest.mark.skipif(device_of_tests() == "pretend", reason="a pretended GPU records no graphs")
+def test_cuda_graphs_give_what_running_gives(gpu):
     from library.kernels.replay import cuda_recorder
 
     layer = Layer()
-    layer.weight = nn.Parameter(layer.weight.detach().cuda())
+    layer.weight = nn.Parameter(layer.weight.detach().to(gpu))
     replays = Replays([layer.weight], cuda_recorder())
     for start in (0.0, 1.0, 2.0, 3.0):
-        given = {name: tensor.cuda() for name, tensor in inputs(start=start).items()}
+        given = {name: tensor.to(gpu) for name, tensor in inputs(start=start).items()}
         answer = replays(layer, given)
         torch.testing.assert_close(answer, given["x"] @ layer.weight * 2)
         answer.sum().backward()
-        torch.testing.assert_close(layer.weight.grad, given["x"].T @ torch.full((3, 2), 2.0, device="cuda"))
+        torch.testing.assert_close(layer.weight.grad, given["x"].T @ torch.full((3, 2), 2.0, device=gpu))
         layer.weight.grad = None

@@ -34,7 +34,7 @@ def launched(folder: Path, runs: list[tuple[dict[str, str], list[str]]]) -> list
     """The reports of each run, of two processes under `accelerate launch` that train them in turn. runs: (environment, command line)."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--num_cpu_threads_per_process=1"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1"}
     file = folder / "runs.json"
     file.write_text(json.dumps(runs), encoding="utf-8")
     done = subprocess.run([*launch, str(WORKER), str(folder), str(file)], capture_output=True, text=True, env=environment, timeout=120)

@@ -1,0 +1,176 @@
+"""A run on the GPU learns what it learns on the CPU, in every way in which it can save memory or time, and never waits for a value."""
+
+import math
+
+import pytest
+import torch
+
+from tests.gpu.draws import DrawsOnTheCPU
+from tests.offline import device_of_tests
+from tests.tiny_runs import arguments, picture_folder, prepared, small_run, trained
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("models_loaded_once", "gpu")]
+
+FULL, HALF = 2e-3, 6e-2  # relative distance of losses: other kernels add up in another order, and four steps at a high rate widen it
+RUNS = {
+    "fp32": ([], FULL),
+    "latents cached": (["--cache_latents"], FULL),
+    "text encoder left alone": (["--network_train_unet_only"], FULL),
+    "noise and weights of all kinds": (
+        ["--noise_offset", "0.1", "--multires_noise_iterations", "3", "--ip_noise_gamma", "0.1", "--min_snr_gamma", "5"], FULL,
+    ),
+    "norms limited": (["--scale_weight_norms", "0.05"], FULL),
+    "weighted captions": (["--weighted_captions", "--max_token_length", "150"], FULL),
+    "gradients added up": (["--gradient_accumulation_steps", "2"], FULL),
+    "blocks checkpointed": (["--gradient_checkpointing"], FULL),
+    "checkpoints in main memory": (["--gradient_checkpointing", "--cpu_offload_checkpointing"], FULL),
+    "norms and gates computed twice": (["--gradient_checkpointing", "selective"], FULL),
+    "weights in main memory": (["--blocks_to_swap", "4"], FULL),
+    "previews and validation": (["--sample_at_first", "--validation_split", "0.4", "--validate_every_n_steps", "2"], FULL),
+    "Lion": (["--optimizer_type", "Lion", "--learning_rate", "1e-3"], FULL),
+    "Prodigy": (["--optimizer_type", "Prodigy", "--learning_rate", "1"], FULL),
+    "DAdaptAdam": (["--optimizer_type", "DAdaptAdam", "--learning_rate", "1"], FULL),
+    "Adafactor": (["--optimizer_type", "Adafactor"], FULL),
+    "LoHa": (["--network_module", "networks.loha"], FULL),
+    "LoKr": (["--network_module", "networks.lokr"], FULL),
+    "DoRA": (["--network_args", "dora_wd=True"], FULL),
+    "convolutions too": (["--network_args", "conv_dim=4", "conv_alpha=1"], FULL),
+    "bf16": (["--mixed_precision", "bf16"], HALF),
+    "all in bf16": (["--mixed_precision", "bf16", "--full_bf16"], HALF),
+    "frozen weights in 8 bits": (["--mixed_precision", "bf16", "--fp8_base"], HALF),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """fp32 is fp32: convolutions on newer cards would take 10 bits of each number."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def run_of(tiny_models, tmp_path):
+    """Call it with a name and options: a prepared run of four steps."""
+    data = picture_folder(tmp_path / "data", count=6, repeats=1)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("picture 1 --w 64 --h 64 --s 1", encoding="utf-8")
+
+    def made(name: str, *options: str):
+        looks = ["--sample_prompts", str(prompts)] if "--sample_at_first" in options else []
+        with DrawsOnTheCPU():
+            return small_run(tiny_models("sd1"), data, tmp_path / name, *options, *looks)
+
+    return made
+
+
+def losses(run) -> list[float]:
+    with DrawsOnTheCPU():
+        return [float(step.loss) for step in trained(run)]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_losses_are_those_of_the_cpu(name, run_of, monkeypatch, tmp_path):
+    options, limit = RUNS[name]
+    run = run_of("gpu", *options)
+    assert run.accelerator.device.type == "cuda"
+    found = losses(run)
+    with monkeypatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        run = run_of("cpu", *options)
+        assert run.accelerator.device.type == "cpu"
+        assert found == pytest.approx(losses(run), rel=limit)
+    if "--sample_at_first" in options:
+        assert all(list((tmp_path / device / "sample").glob("*.png")) for device in ("gpu", "cpu"))
+
+
+def test_sdxl_learns_what_it_learns_on_the_cpu(tiny_models, tmp_path, monkeypatch):
+    data = picture_folder(tmp_path / "data", count=3, repeats=1)
+    changes = {"network_train_unet_only": True, "cache_text_encoder_outputs": True, "cache_latents": True}
+
+    def found(name: str) -> list[float]:
+        with DrawsOnTheCPU():
+            return losses(prepared("sdxl", arguments(tiny_models("sdxl"), data, tmp_path / name, **changes)))
+
+    on_gpu = found("gpu")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert on_gpu == pytest.approx(found("cpu"), rel=FULL)
+
+
+def test_recorded_steps_are_the_steps(run_of, capsys):
+    options = ["--mixed_precision", "bf16", "--max_train_steps", "6"]
+    recorded = losses(run_of("recorded", *options, "--cuda_graph", "auto"))
+    assert capsys.readouterr().err.count("could not be recorded") == (1 if device_of_tests() == "pretend" else 0)
+    assert recorded == pytest.approx(losses(run_of("plain", *options)), rel=HALF)
+
+
+def test_a_run_goes_on_where_it_stood(run_of, tmp_path):
+    options = ["--save_every_n_steps", "2", "--save_state"]
+    whole = losses(run_of("whole", *options))
+    resumed = run_of("resumed", *options, "--resume", str(tmp_path / "whole" / "lora-step00000002-state"))
+    assert resumed.optimizer.param_groups[0]["fused"] is True
+    assert losses(resumed) == pytest.approx(whole[2:], rel=FULL)
+
+
+def test_fp16_leaves_out_steps_until_its_scale_fits_and_the_schedule_waits_for_it(run_of, capsys):
+    run = run_of("fp16", "--mixed_precision", "fp16", "--lr_scheduler", "linear")
+    run.accelerator.scaler._init_scale, run.accelerator.scaler._backoff_factor = 2.0**60, 2.0**-50
+    made = []
+    run.update_watchers.append(lambda update: made.append(update.made))
+    assert all(math.isfinite(loss) for loss in losses(run))
+    assert made == [False, True, True, True] and run.optimization.guard.skipped == 0
+    assert run.lr_scheduler.last_epoch == 3
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_bad_update_is_left_out_on_the_device(run_of, monkeypatch, capsys):
+    from library.training import network_recipe
+
+    real, steps = network_recipe.training_loss, iter(range(1, 99))
+
+    def spoiled(*parts):
+        loss, step = real(*parts)
+        return (loss * math.nan, step) if next(steps) == 2 else (loss, step)
+
+    monkeypatch.setattr(network_recipe, "training_loss", spoiled)
+    run = run_of("spoiled")
+    losses(run)
+    assert "step 2: update left out, NaN or infinite values in gradient" in capsys.readouterr().err
+    assert run.optimization.guard.skipped == 1
+    assert all(torch.isfinite(parameter).all() for parameter in run.network.parameters())
+
+
+@pytest.mark.parametrize("options", [[], ["--mixed_precision", "bf16", "--cache_latents", "--min_snr_gamma", "5"]], ids=["fp32", "bf16"])
+def test_the_host_waits_for_no_value_between_two_steps(options, run_of):
+    run = run_of("reads", *options, "--max_train_steps", "5")
+    with waits_forbidden(run):
+        trained(run)
+
+
+class waits_forbidden:
+    """From the third step on to the fifth the host may not wait for the GPU: torch raises where it would, the pretended GPU counts."""
+
+    def __init__(self, run):
+        self._steps = 0
+        run.watchers.append(self._watch)
+
+    def _watch(self, step) -> None:
+        self._steps += 1
+        if device_of_tests() == "pretend":
+            import pretend_gpu
+
+            if self._steps == 3:
+                self._before = pretend_gpu.host_reads()
+            if self._steps == 5:
+                assert pretend_gpu.host_reads() == self._before
+        else:
+            torch.cuda.set_sync_debug_mode("error" if 3 <= self._steps < 5 else "default")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *fault):
+        if device_of_tests() != "pretend":
+            torch.cuda.set_sync_debug_mode("default")
+        assert self._steps == 5
