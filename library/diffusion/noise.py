@@ -96,7 +96,7 @@ def pyramid(noise: Tensor, iterations: int, discount: float, rng: Random) -> Ten
     for level in range(iterations):
         shrink = (rng.random() * 2 + 2) ** level
         rows, columns = max(1, int(height / shrink)), max(1, int(width / shrink))
-        coarse = torch.randn(batch, channels, rows, columns).to(noise.device)
+        coarse = torch.randn(batch, channels, rows, columns).to(noise.device, non_blocking=True)
         noise += F.interpolate(coarse, size=(height, width), mode="bilinear") * discount**level
         if rows == 1 or columns == 1:
             break

@@ -39,7 +39,8 @@ OPTIMIZERS = {
 }
 
 # torch's optimizers whose fused form updates all tensors in a few launches, in fp32 inside, and can leave a step out on the device.
-FUSED = {"Adam", "AdamW", "SGD"}
+# Not SGD: its fused form fails when a parameter has its first gradient in a later step, as with module_dropout.
+FUSED = {"Adam", "AdamW"}
 OTHER_FORMS = {"fused", "foreach", "differentiable", "capturable"}
 
 # Rate-finding optimizers that follow one rate only: a second one makes the others stop in their first step.

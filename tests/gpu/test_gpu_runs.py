@@ -141,8 +141,19 @@ def test_a_bad_update_is_left_out_on_the_device(run_of, monkeypatch, capsys):
     assert all(torch.isfinite(parameter).all() for parameter in run.network.parameters())
 
 
-@pytest.mark.parametrize("options", [[], ["--mixed_precision", "bf16", "--cache_latents", "--min_snr_gamma", "5"]], ids=["fp32", "bf16"])
-def test_the_host_waits_for_no_value_between_two_steps(options, run_of):
+WITHOUT_WAITING = {
+    "fp32": [],
+    "bf16, latents cached": ["--mixed_precision", "bf16", "--cache_latents", "--min_snr_gamma", "5"],
+    "noise of all kinds": ["--noise_offset", "0.1", "--multires_noise_iterations", "3", "--ip_noise_gamma", "0.1", "--loss_type", "huber"],
+    "logged": ["--logging_dir", "logs", "--lr_scheduler", "cosine"],
+    "weights in main memory": ["--blocks_to_swap", "4"],
+    "dropouts": ["--network_dropout", "0.1", "--network_args", "rank_dropout=0.1", "module_dropout=0.1"],
+}
+
+
+@pytest.mark.parametrize("options", WITHOUT_WAITING.values(), ids=WITHOUT_WAITING.keys())
+def test_the_host_waits_for_no_value_between_two_steps(options, run_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run = run_of("reads", *options, "--max_train_steps", "5")
     with waits_forbidden(run):
         trained(run)

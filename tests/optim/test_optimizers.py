@@ -50,7 +50,7 @@ def test_every_optimizer_moves_the_weights(name):
     assert parameter.isfinite().all() and not torch.equal(parameter, torch.ones(3, 2))
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGDNesterov", "torch.optim.Adam"])
+@pytest.mark.parametrize("name", ["AdamW", "torch.optim.Adam"])
 def test_torchs_fused_form_is_taken_unless_another_is_asked_for(name):
     def forms(arguments, **options):
         group = build(name, arguments, **options).optimizer.param_groups[0]
@@ -60,6 +60,17 @@ def test_torchs_fused_form_is_taken_unless_another_is_asked_for(name):
     assert forms(("foreach=True",))[0] is not True
     assert forms(("fused=False",))[0] is False
     assert forms((), fused=False)[0] is not True
+
+
+@pytest.mark.parametrize("name", ["AdamW", "torch.optim.Adam", "SGDNesterov"])
+def test_a_parameter_may_have_its_first_gradient_in_a_later_step(name):
+    early, late = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = build_optimizer(name, [], [{"params": [early, late]}], learning_rate=0.1).optimizer
+    for trained in ([early], [early, late]):
+        for parameter in trained:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+    assert early.isfinite().all() and not torch.equal(late, torch.ones(3))
 
 
 BITS_AND_BYTES = [name for name in OPTIMIZERS if "8bit" in name or "paged" in name]

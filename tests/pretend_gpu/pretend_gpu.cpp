@@ -293,6 +293,7 @@ at::Tensor& copy(at::Tensor& self, const at::Tensor& from, bool non_blocking) {
     ++host_reads;
     arrive();
   }
+  if (self.is_cuda() && !from.is_cuda() && !non_blocking && self.numel()) ++host_reads;  // torch waits for the copy
   if (self.is_cuda()) arrive();  // a stream keeps its order: what went to the host before is there when it comes back
   target.copy_(source);
   return self;
