@@ -72,8 +72,8 @@ class Batch:
         return moved
 
     def pin_memory(self) -> "Batch":
-        """Called by the DataLoader when it pins batches for the GPU."""
-        return self.unpacked()._mapped(lambda tensor: tensor.pin_memory())
+        """Called by the DataLoader when it pins batches for the GPU. Expanded tensors get memory of their own, torch cannot pin them."""
+        return self.unpacked()._mapped(lambda tensor: (tensor.contiguous() if 0 in tensor.stride() else tensor).pin_memory())
 
     def packed(self) -> "Batch":
         """For the way from a worker process: small tensors as arrays, which travel in the message itself.

@@ -177,7 +177,7 @@ def batch_of(item: Any, name: str, number: int) -> Batch:
     count = len(captions)
     images, latents = item.get("images"), item.get("latents")
     height, width = images.shape[-2:] if latents is None else (side * LATENT_STRIDE for side in latents.shape[-2:])
-    sizes = torch.tensor([[height, width]]).expand(count, 2)
+    sizes = torch.tensor([[height, width]]).repeat(count, 1)
     return Batch(
         captions=captions,
         image_keys=_list(item.get("image_keys"), [f"batch {number}, image {place}" for place in range(count)]),

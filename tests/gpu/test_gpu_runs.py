@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from library.data.batch import Batch
 from tests.gpu.draws import DrawsOnTheCPU
 from tests.offline import device_of_tests
 from tests.tiny_runs import arguments, picture_folder, prepared, small_run, trained
@@ -139,6 +140,22 @@ def test_a_bad_update_is_left_out_on_the_device(run_of, monkeypatch, capsys):
     assert "step 2: update left out, NaN or infinite values in gradient" in capsys.readouterr().err
     assert run.optimization.guard.skipped == 1
     assert all(torch.isfinite(parameter).all() for parameter in run.network.parameters())
+
+
+def test_expanded_tensors_are_pinned_too():
+    """torch itself cannot: several elements of such a tensor lie in one place."""
+    batch = sample_batch(2)
+    batch.target_sizes_hw = torch.tensor([[64, 64]]).expand(2, 2)
+    pinned = batch.pin_memory()
+    assert pinned.target_sizes_hw.is_pinned() and pinned.target_sizes_hw.tolist() == [[64, 64], [64, 64]]
+
+
+def sample_batch(count: int) -> Batch:
+    sizes = torch.full((count, 2), 64)
+    return Batch(
+        captions=["a"] * count, image_keys=["a.png"] * count, loss_weights=torch.ones(count), original_sizes_hw=sizes,
+        crop_top_lefts=torch.zeros_like(sizes), target_sizes_hw=sizes, flipped=[False] * count, bucket=(64, 64),
+    )  # fmt: skip
 
 
 WITHOUT_WAITING = {

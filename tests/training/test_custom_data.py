@@ -1,5 +1,6 @@
 """--dataset_class from the command line to a trained file."""
 
+import pytest
 from safetensors import safe_open
 
 from tests.golden_workshop import read_command_line
@@ -21,6 +22,7 @@ class Noise(MinimalDataset):
 """
 
 
+@pytest.mark.gpu
 def test_a_network_is_trained_on_a_data_set_class_of_ones_own(tmp_path, tiny_models, monkeypatch):
     from library.training.network_recipe import train_network
 
