@@ -73,7 +73,9 @@ class Optimization:
             self.optimizer.step()
         self.hooks.weights_changed()
         self._notice_settled_rate(in_force[0])
-        if not (forbidden if scaler is not None and self.guard.active else self.accelerator.optimizer_step_was_skipped):
+        # accelerate does not see that a fused optimizer left out what the scaler forbade, but the guard does
+        skipped = forbidden if scaler is not None and self.guard.active else self.accelerator.optimizer_step_was_skipped
+        if not skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
