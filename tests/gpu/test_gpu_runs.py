@@ -176,6 +176,26 @@ def test_the_host_waits_for_no_value_between_two_steps(options, run_of, tmp_path
         trained(run)
 
 
+@pytest.mark.skipif(device_of_tests() != "pretend", reason="counts of the pretended GPU")
+def test_the_pretended_gpu_counts_what_a_host_waits_for(gpu):
+    import pretend_gpu
+
+    def waits(work) -> int:
+        before = pretend_gpu.host_reads()
+        work()
+        return pretend_gpu.host_reads() - before
+
+    x, places = torch.arange(4.0, device=gpu), torch.zeros(2, dtype=torch.long).to(gpu)
+    assert [waits(work) for work in (x.sum().item, x.cpu, x.nonzero, lambda: x[x > 1], lambda: torch.ones(3).to(gpu))] == [1] * 5
+    assert [waits(work) for work in (x.neg, lambda: x[places], lambda: torch.ones(3).to(gpu, non_blocking=True))] == [0] * 3
+    sent = x.to("cpu", non_blocking=True)
+    assert sent.tolist() == [113.0] * 4
+    torch.cuda.synchronize()
+    assert sent.tolist() == [0.0, 1.0, 2.0, 3.0]
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(4)
+
+
 class waits_forbidden:
     """From the third step on to the fifth the host may not wait for the GPU: torch raises where it would, the pretended GPU counts."""
 

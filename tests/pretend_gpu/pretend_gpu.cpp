@@ -202,7 +202,7 @@ void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
   std::vector<Lent> lent;
-  bool any = false, to_host = false, device_named = false;
+  bool any = false, to_host = false, device_named = false, by_bools = false;
   const std::string& name = schema.name();
   const bool may_mix = name == "aten::copy_" || name == "aten::_index_put_impl_" || name == "aten::index" || name == "aten::index_put_";
   std::vector<at::Tensor> strangers;
@@ -232,6 +232,7 @@ void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       c10::List<std::optional<at::Tensor>> list;
       for (const auto& tensor : value.toOptionalTensorList()) {
         std::optional<at::Tensor> entry = tensor;
+        if (entry.has_value()) by_bools |= entry->defined() && entry->scalar_type() == at::kBool;
         if (entry.has_value()) entry = lend(*entry, alias);
         list.push_back(entry);
       }
@@ -246,6 +247,8 @@ void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     for (const auto& stranger : strangers)
       TORCH_CHECK(false, "Expected all tensors to be on the same device: ", name, " got one of shape ", stranger.sizes(), " on the CPU");
 
+  // how large the result is depends on values, which the host waits for; of indexing only by bools
+  if (any && op.hasTag(at::Tag::dynamic_output_shape) && (name != "aten::index" || by_bools)) ++host_reads;
   op.callBoxed(stack);
   for (const auto& argument : lent) take_over_size(argument);
 
