@@ -14,7 +14,7 @@ from library.optim.adapted_rate import SettledRate
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import allow_half_precision_gradients, average_gradients
-from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms
+from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms, skips_on_device
 from library.training.plan import Plan
 from library.training.precision import DTYPES
 from library.training.schedules import build_schedule
@@ -74,7 +74,8 @@ class Optimization:
         self.hooks.weights_changed()
         self._notice_settled_rate(in_force[0])
         # accelerate does not see that a fused optimizer left out what the scaler forbade, but the guard does
-        skipped = forbidden if scaler is not None and self.guard.active else self.accelerator.optimizer_step_was_skipped
+        unseen = scaler is not None and skips_on_device(self.built.optimizer)
+        skipped = forbidden if unseen else self.accelerator.optimizer_step_was_skipped
         if not skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()

@@ -157,7 +157,7 @@ class RateNames:
 
 @dataclass
 class _Pending:
-    """What is known of one micro step. Tensors among `values` and `postfix` are on their way to the host."""
+    """What is known of one micro step. What were tensors among `values` is on its way to the host."""
 
     step: MicroStep
     loss: HostCopy
