@@ -184,6 +184,13 @@ at::Tensor to_gpu(const at::Tensor& host) {
   return with_storage(c10::Storage(std::move(impl)), host, host.storage_offset());
 }
 
+// Makes the tensor a view of other memory.
+void lay_into(const at::Tensor& tensor, c10::Storage storage, at::IntArrayRef sizes, at::IntArrayRef strides, int64_t offset) {
+  auto* impl = tensor.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(storage));
+  impl->set_sizes_and_strides(sizes, strides, offset);
+}
+
 struct Lent {
   at::Tensor gpu, host;
   bool written;
@@ -193,9 +200,7 @@ struct Lent {
 void take_over_size(const Lent& argument) {
   if (!argument.written || argument.host.sizes() == argument.gpu.sizes()) return;
   auto fresh = to_gpu(argument.host.contiguous());
-  auto* impl = argument.gpu.unsafeGetTensorImpl();
-  impl->set_storage_keep_dtype(fresh.storage());
-  impl->set_sizes_and_strides(fresh.sizes(), fresh.strides(), fresh.storage_offset());
+  lay_into(argument.gpu, fresh.storage(), fresh.sizes(), fresh.strides(), fresh.storage_offset());
 }
 
 void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -204,7 +209,7 @@ void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::vector<Lent> lent;
   bool any = false, to_host = false, device_named = false, by_bools = false;
   const std::string& name = schema.name();
-  const bool may_mix = name == "aten::copy_" || name == "aten::_index_put_impl_" || name == "aten::index" || name == "aten::index_put_";
+  const bool may_mix = name == "aten::_index_put_impl_" || name == "aten::index" || name == "aten::index_put_";
   std::vector<at::Tensor> strangers;
 
   auto lend = [&](const at::Tensor& tensor, const c10::AliasInfo* alias) -> at::Tensor {
@@ -328,25 +333,18 @@ at::Tensor as_strided(const at::Tensor& self, c10::SymIntArrayRef size, c10::Sym
 }
 
 at::Tensor& set_storage(at::Tensor& self, at::Storage source, c10::SymInt offset, c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
-  auto* impl = self.unsafeGetTensorImpl();
-  impl->set_storage_keep_dtype(std::move(source));
-  impl->set_sizes_and_strides(C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), offset.expect_int());
+  lay_into(self, std::move(source), C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), offset.expect_int());
   return self;
 }
 
 at::Tensor& set_whole_storage(at::Tensor& self, at::Storage source) {
   const int64_t count = source.nbytes() / self.element_size();
-  auto* impl = self.unsafeGetTensorImpl();
-  impl->set_storage_keep_dtype(std::move(source));
-  impl->set_sizes_contiguous({count});
-  impl->set_storage_offset(0);
+  lay_into(self, std::move(source), {count}, {1}, 0);
   return self;
 }
 
 at::Tensor& set_tensor(at::Tensor& self, const at::Tensor& source) {
-  auto* impl = self.unsafeGetTensorImpl();
-  impl->set_storage_keep_dtype(source.storage());
-  impl->set_sizes_and_strides(source.sizes(), source.strides(), source.storage_offset());
+  lay_into(self, source.storage(), source.sizes(), source.strides(), source.storage_offset());
   return self;
 }
 
