@@ -47,7 +47,7 @@ def counted(mode: str, fused: bool) -> Counter:
         with Counter(on_host) as counter:
             trained, norms = gradient_norms(network.parameters())
             guard.note(step)
-            guard._react = lambda verdict: bool(verdict.flags.any()) and False  # one read; then it does nothing
+            guard._react = lambda verdict: bool(verdict.flags.read().any()) and False  # one read; then it does nothing
             guard.forbids(1, trained, norms)
             clip(trained, norms, 1.0)
             optimizer.step()

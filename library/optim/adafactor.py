@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 from transformers.optimization import Adafactor as PackageAdafactor
 
-from library.optim.multi_tensor import with_gradients
-
-HALF = (torch.float16, torch.bfloat16)
+from library.optim.multi_tensor import HALF, MultiTensorStep, with_gradients
 
 
-class Adafactor(PackageAdafactor):
-    """The package's class with another `step`."""
+class Adafactor(MultiTensorStep, PackageAdafactor):
+    """The package's class with another `step`, which can be left out on the device."""
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -25,10 +23,12 @@ class Adafactor(PackageAdafactor):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._counted = []
         for group in self.param_groups:
             alike = defaultdict(list)
             for parameter in (parameter for part, _ in with_gradients(group) for parameter in part):
                 self._prepare(group, parameter)
+                self.count([parameter])
                 alike[parameter.shape, parameter.dtype, parameter.device, self.state[parameter]["step"]].append(parameter)
             for parameters in alike.values():
                 self._step_stack(group, parameters)
@@ -59,7 +59,6 @@ class Adafactor(PackageAdafactor):
         for name, value in state.items():
             if name.startswith("exp_avg") and (value.dtype != dtype or value.device != gradient.device):
                 state[name] = value.to(gradient.device, dtype)
-        state["step"] += 1
 
     def _step_stack(self, group, parameters):
         """Parameters of one shape, dtype, device and step count."""
@@ -81,30 +80,27 @@ class Adafactor(PackageAdafactor):
         moves = list(updates.unbind())
         if group["beta1"] is not None:
             averages = [state["exp_avg"] for state in states]
-            torch._foreach_mul_(averages, group["beta1"])
-            torch._foreach_add_(averages, moves, alpha=1 - group["beta1"])
+            self.average(averages, moves, 1 - group["beta1"])
             moves = averages
         if group["weight_decay"] != 0:
-            shrink = (1 - group["weight_decay"] * rates).view(per_tensor)
-            torch._foreach_copy_(weights, list((torch.stack(list(weights)) * shrink).unbind()))
-        torch._foreach_sub_(weights, moves)
+            shrink = (group["weight_decay"] * rates).view(per_tensor)
+            moves = list((torch.stack(moves) + torch.stack(list(weights)) * shrink).unbind())
+        self.move(weights, moves, 1.0)
         if half:
             torch._foreach_copy_(parameters, weights)
 
-    @staticmethod
-    def _scale_by_averages(updates, states, *, decay, eps):
+    def _scale_by_averages(self, updates, states, *, decay, eps):
         """Moves the averages of the squares on and divides the gradients in `updates` by their root, in place."""
         squares = updates.square()
         if "exp_avg_sq" in states[0]:
             own = [state["exp_avg_sq"] for state in states]
-            average = torch.stack(own).mul_(decay).add_(squares.add_(eps), alpha=1.0 - decay)
-            torch._foreach_copy_(own, list(average.unbind()))
-            updates.mul_(average.rsqrt())
+            self.average(own, list(squares.add_(eps).unbind()), 1.0 - decay)
+            updates.mul_(torch.stack(own).rsqrt_())
             return
         for name, axis in (("exp_avg_sq_row", -1), ("exp_avg_sq_col", -2)):
             own = [state[name] for state in states]
-            average = torch.stack(own).mul_(decay).add_(squares.mean(dim=axis).add_(eps), alpha=1.0 - decay)
-            torch._foreach_copy_(own, list(average.unbind()))
+            self.average(own, list(squares.mean(dim=axis).add_(eps).unbind()), 1.0 - decay)
+            average = torch.stack(own)
             if axis == -1:
-                average = average / average.mean(dim=-1, keepdim=True)
+                average /= average.mean(dim=-1, keepdim=True)
             updates.mul_(average.rsqrt_().unsqueeze(axis))

@@ -3,14 +3,15 @@
 import lion_pytorch
 import torch
 
-from library.optim.multi_tensor import with_gradients
+from library.optim.multi_tensor import MultiTensorStep, with_gradients
 
 
-class Lion(lion_pytorch.Lion):
-    """The package's class with another `step`."""
+class Lion(MultiTensorStep, lion_pytorch.Lion):
+    """The package's class with another `step`, which can be left out on the device."""
 
     @torch.no_grad()
     def step(self, closure=None):
+        self._counted = []
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -28,11 +29,8 @@ class Lion(lion_pytorch.Lion):
             if not self.state[parameter]:
                 self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
         averages = [self.state[parameter]["exp_avg"] for parameter in parameters]
-        if decay:
-            torch._foreach_mul_(parameters, 1.0 - rate * decay)
         updates = torch._foreach_mul(averages, beta1)
         torch._foreach_add_(updates, gradients, alpha=1.0 - beta1)
         torch._foreach_sign_(updates)
-        torch._foreach_add_(parameters, updates, alpha=-rate)
-        torch._foreach_mul_(averages, beta2)
-        torch._foreach_add_(averages, gradients, alpha=1.0 - beta2)
+        self.move(parameters, updates, rate, decay=decay)
+        self.average(averages, gradients, 1.0 - beta2)

@@ -1,15 +1,118 @@
-"""Sums over many tensors at once, as float64 scalars on the device: what the optimizers here share.
+"""What the optimizers here share: work on lists of tensors, with every scalar on the device and every write able to be left out.
 
-A LoRA has hundreds of small tensors. Working on lists of them costs a few kernels per step instead of a few per
-tensor, and one read of a scalar by the host instead of one per tensor.
+A LoRA has hundreds of small tensors. Working on lists of them costs a few kernels per step instead of a few per tensor, and a step
+that reads nothing on the host never waits for the GPU.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 CPU_PART = 2**18  # numbers: a MiB of float32
+HALF = (torch.float16, torch.bfloat16)
+
+
+class MultiTensorStep:
+    """Part of an optimizer whose step is left out on the device where `found_inf` is 1, as torch's fused optimizers do it.
+
+    found_inf: float32 scalar on the parameters' device, from whoever judges the gradients; None makes every step. For this, steps
+    write to weights and states with `move` and `average` alone. Numbers that a step finds, such as Prodigy's d, stay on the device
+    too: float64 scalars in the parameter groups, plain numbers in the state dict, as in the packages.
+    """
+
+    found_inf: Tensor | None = None
+    param_groups: list[dict[str, Any]]
+    state: dict[Tensor, dict[str, Any]]
+    _counted: list[Tensor]
+
+    def leaves_out(self) -> bool:
+        """Whether the next step goes by `found_inf`."""
+        return True
+
+    def step_left_out(self) -> None:
+        """To be called before the next step once the host knows that `found_inf` was 1: takes back what `count` has counted."""
+        for parameter in self._counted:
+            self.state[parameter]["step"] -= 1
+        self._counted = []
+
+    def count(self, parameters: Sequence[Tensor]) -> None:
+        """Counts a step of each; a step begins with an empty `_counted`."""
+        for parameter in parameters:
+            self.state[parameter]["step"] += 1
+        self._counted += parameters
+
+    def state_dict(self) -> dict[str, Any]:
+        """Waits for the numbers that are on the device."""
+        state = super().state_dict()
+        state["param_groups"] = [{key: _plain(key, value) for key, value in group.items()} for group in state["param_groups"]]
+        return state
+
+    def scalars(self, names: Iterable[str]) -> list[Tensor]:
+        """Numbers of the first group as float64 scalars on the device of its parameters."""
+        first, device = self.param_groups[0], self.param_groups[0]["params"][0].device
+        return [
+            first[name].to(device) if isinstance(first[name], Tensor) else torch.full((), first[name], dtype=torch.float64, device=device)
+            for name in names
+        ]
+
+    def keep(self, found: Mapping[str, Tensor], denominator: Tensor) -> Tensor:
+        """Writes what a step found into all groups, unless it is left out or `denominator`, that of the estimate of d, is still 0.
+
+        Returns what `move_unless` goes by: 1 where nothing was written.
+        """
+        still = (denominator == 0).float()
+        if self.found_inf is not None:
+            still = torch.maximum(still, self.found_inf)
+        first = self.param_groups[0]
+        kept = {name: torch.where(still > 0, first.get(name, 0.0), value) for name, value in found.items()}
+        for group in self.param_groups:
+            group.update(kept)
+        return still
+
+    def bias_correction(self, group: dict[str, Any], steps: Tensor) -> Tensor | float:
+        """Adam's factor on the rate in the step after `steps`; 1 where the group does without."""
+        if not group["use_bias_correction"]:
+            return 1.0
+        left1, left2 = (1 - torch.full_like(steps, beta) ** (steps + 1) for beta in group["betas"])
+        return torch.sqrt(left2) / left1
+
+    def move(self, targets: Sequence[Tensor], changes: Sequence[Tensor], rate: float | Tensor, *, decay: float = 0.0) -> None:
+        """targets -= rate * (changes + decay * targets). All of one dtype; rate may be a scalar on the device."""
+        move_unless(self.found_inf, targets, changes, rate, decay=decay)
+
+    def average(self, targets: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:
+        """targets += weight * (values - targets)."""
+        self.move(targets, values, -weight, decay=-1.0)
+
+
+def _plain(key: str, value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.float64 and not value.dim():
+        return int(value) if key == "k" else float(value)
+    return value
+
+
+def move_unless(
+    found_inf: Tensor | None, targets: Sequence[Tensor], changes: Sequence[Tensor], rate: float | Tensor, *, decay: float = 0.0
+) -> None:
+    """targets -= rate * (changes + decay * targets), in one pass; nothing is written where `found_inf` is 1.
+
+    It is torch's fused SGD without momentum, which computes half precision in float32. rate: a number, or a scalar on the device.
+    """
+    torch._fused_sgd_(
+        list(targets), list(changes), [], weight_decay=decay, momentum=0.0, lr=rate.float() if isinstance(rate, Tensor) else rate,
+        dampening=0.0, nesterov=False, maximize=False, is_first_step=False, grad_scale=None, found_inf=found_inf,
+    )  # fmt: skip
+
+
+def scaled(tensors: Sequence[Tensor], factor: Tensor) -> list[Tensor]:
+    """tensors * factor, a scalar on the device; half precision is rounded once."""
+    if tensors[0].dtype not in HALF:
+        return torch._foreach_mul(tensors, factor.to(tensors[0].dtype))
+    products = torch._foreach_mul([tensor.float() for tensor in tensors], factor.float())
+    return [product.to(tensors[0].dtype) for product in products]
 
 
 def products_sum(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -28,19 +131,27 @@ def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors, 1)).sum(dtype=torch.float64)
 
 
-def with_gradients(group: dict) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other.
 
-    On a GPU all are one part. On the CPU a part is about what stays in its cache from one operation to the next.
+    A part is of one device and dtype. On the CPU it is about what stays in its cache from one operation to the next.
     """
-    part, size = [], 0
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
-        if parameter.grad is None:
-            continue
+        if parameter.grad is not None:
+            alike[parameter.device, parameter.dtype].append(parameter)
+    for (device, _), parameters in alike.items():
+        for part in _cache_sized(parameters) if device.type == "cpu" else [parameters]:
+            yield part, [parameter.grad for parameter in part]
+
+
+def _cache_sized(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    part, size = [], 0
+    for parameter in parameters:
         part.append(parameter)
         size += parameter.numel()
-        if size >= CPU_PART and parameter.device.type == "cpu":
-            yield part, [parameter.grad for parameter in part]
+        if size >= CPU_PART:
+            yield part
             part, size = [], 0
     if part:
-        yield part, [parameter.grad for parameter in part]
+        yield part

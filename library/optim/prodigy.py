@@ -1,6 +1,7 @@
 """Prodigy (arXiv:2306.06101, algorithm 4) on all tensors at once; numbers and state are those of prodigyopt.
 
-Per step the host reads two scalars together, the numerator and denominator of the distance estimate d.
+The distance estimate d and what it is made of stay on the device: a step reads nothing on the host, but for the first one of each
+parameter, which asks whether it starts at zero.
 """
 
 import math
@@ -8,14 +9,19 @@ import math
 import prodigyopt
 import torch
 
-from library.optim.multi_tensor import absolute_sum, products_sum, with_gradients
+from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled, with_gradients
+
+FOUND = ("d", "d_max", "d_numerator", "k")  # and, from the first step on, d_denom and d_hat
 
 
-class Prodigy(prodigyopt.Prodigy):
+class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
     """The package's class with another `step`. Sliced statistics and sharded training go the package's way."""
 
+    def leaves_out(self) -> bool:
+        return not any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups)
+
     def step(self, closure=None):
-        if any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups):
+        if not self.leaves_out():
             return super().step(closure)
         loss = None
         if closure is not None:
@@ -25,15 +31,15 @@ class Prodigy(prodigyopt.Prodigy):
         return loss
 
     def _step(self):
+        self._counted = []
         first = self.param_groups[0]
         rate = max(group["lr"] for group in self.param_groups)
         if any(group["lr"] not in (rate, 0.0) for group in self.param_groups):
             raise RuntimeError("Prodigy allows one learning rate (or 0) for all parameter groups")
         beta1, beta2 = first["betas"]
         beta3 = math.sqrt(beta2) if first["beta3"] is None else first["beta3"]
-        distance, k = first["d"], first["k"]
-        correction = (1 - beta2 ** (k + 1)) ** 0.5 / (1 - beta1 ** (k + 1)) if first["use_bias_correction"] else 1
-        step_size = distance * rate * correction
+        distance, highest, numerator, steps = self.scalars(FOUND)
+        step_size = distance * rate * self.bias_correction(first, steps)
 
         numerators, denominators = [], []
         for group in self.param_groups:
@@ -43,17 +49,20 @@ class Prodigy(prodigyopt.Prodigy):
                     torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
                 if group["lr"] > 0.0:
                     numerators.append(self._moved(parameters, gradients) * (distance / group["d0"] * step_size))
-                    denominators.append(self._update_averages(group, parameters, gradients, beta3, step_size))
+                    denominators.append(self._update_averages(group, parameters, gradients, beta3, distance, step_size))
         if not denominators:
             return
-        delta, denominator = torch.stack([torch.stack(numerators).sum(), torch.stack(denominators).sum()]).tolist()
-        if denominator == 0:
-            return
-        self._estimate_distance(first["d_numerator"] * beta3 + delta, denominator)
+        numerator = numerator * beta3 + torch.stack(numerators).sum()
+        denominator = torch.stack(denominators).sum()
+        estimate = first["d_coef"] * numerator / denominator
+        grown = torch.where(distance == first["d0"], torch.maximum(distance, estimate), distance)
+        highest = torch.maximum(highest, estimate)
+        found = {"d_numerator": numerator, "d_denom": denominator, "d_max": highest, "d_hat": estimate, "k": steps + 1}
+        found["d"] = torch.minimum(highest, grown * first["growth_rate"])
+        still = self.keep(found, denominator)
         for group in self.param_groups:
             for parameters, gradients in with_gradients(group):
-                self._move(group, parameters, gradients, beta1, step_size)
-            group["k"] += 1
+                self._move(group, parameters, gradients, step_size, still)
 
     def _prepare(self, parameters, beta1):
         fresh = [parameter for parameter in parameters if "step" not in self.state[parameter]]
@@ -84,45 +93,26 @@ class Prodigy(prodigyopt.Prodigy):
             moved += products_sum(flat_gradients, torch._foreach_sub(starts, flat_parameters))
         return moved
 
-    def _update_averages(self, group, parameters, gradients, beta3, step_size):
+    def _update_averages(self, group, parameters, gradients, beta3, distance, step_size):
         """Moves the running averages on; returns the sum of |s|."""
-        first = self.param_groups[0]
-        distance, (beta1, beta2) = first["d"], first["betas"]
+        beta1, beta2 = self.param_groups[0]["betas"]
+        averages, squares, sums = ([self.state[parameter].get(name) for parameter in parameters] for name in ("exp_avg", "exp_avg_sq", "s"))
+        changes = scaled(gradients, distance)
         if beta1 > 0:
-            averages = [self.state[parameter]["exp_avg"] for parameter in parameters]
-            torch._foreach_mul_(averages, beta1)
-            torch._foreach_add_(averages, gradients, alpha=distance * (1 - beta1))
-        squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
-        torch._foreach_mul_(squares, beta2)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=distance * distance * (1 - beta2))
-        sums = [self.state[parameter]["s"] for parameter in parameters]
-        weight = distance if group["safeguard_warmup"] else step_size
-        torch._foreach_mul_(sums, beta3)
-        torch._foreach_add_(sums, [gradient.reshape(-1) for gradient in gradients], alpha=distance / group["d0"] * weight)
+            self.average(averages, changes, 1 - beta1)
+        torch._foreach_mul_(changes, changes)
+        self.average(squares, changes, 1 - beta2)
+        weight = distance / group["d0"] * (distance if group["safeguard_warmup"] else step_size)
+        self.move(sums, scaled([gradient.reshape(-1) for gradient in gradients], weight), -1.0, decay=beta3 - 1)
         return absolute_sum(sums)
 
-    def _estimate_distance(self, numerator, denominator):
+    def _move(self, group, parameters, gradients, step_size, still):
+        """The step itself, with the new d. still: 1 where nothing is to move."""
         first = self.param_groups[0]
-        distance = first["d"]
-        estimate = first["d_coef"] * numerator / denominator
-        if distance == first["d0"]:
-            distance = max(distance, estimate)
-        highest = max(first["d_max"], estimate)
-        distance = min(highest, distance * first["growth_rate"])
-        found = {"d_numerator": numerator, "d_denom": denominator, "d": distance, "d_max": highest, "d_hat": estimate}
-        for group in self.param_groups:
-            group.update(found)
-
-    def _move(self, group, parameters, gradients, beta1, step_size):
-        first = self.param_groups[0]
-        distance = first["d"]
-        for parameter in parameters:
-            self.state[parameter]["step"] += 1
+        self.count(parameters)
         scales = torch._foreach_sqrt([self.state[parameter]["exp_avg_sq"] for parameter in parameters])
-        torch._foreach_add_(scales, distance * group["eps"])
-        if group["weight_decay"] != 0 and first["decouple"]:
-            torch._foreach_mul_(parameters, 1 - group["weight_decay"] * step_size)
-        if beta1 > 0:
-            torch._foreach_addcdiv_(parameters, [self.state[parameter]["exp_avg"] for parameter in parameters], scales, value=-step_size)
-        else:
-            torch._foreach_addcdiv_(parameters, gradients, scales, value=-step_size * distance)
+        # by its full name, as torch._foreach_add_ would read the scalar on the host
+        torch.ops.aten._foreach_add_.Tensor(scales, (first["d"] * group["eps"]).to(scales[0].dtype))
+        averages = [self.state[parameter].get("exp_avg") for parameter in parameters]
+        changes = torch._foreach_div(averages if first["betas"][0] > 0 else scaled(gradients, first["d"]), scales)
+        move_unless(still, parameters, changes, step_size, decay=group["weight_decay"] if first["decouple"] else 0.0)

@@ -1,7 +1,7 @@
 """Keeps values that are not finite out of the weights, and says where they came from (`--nan_guard`).
 
 An update whose loss or gradient is NaN or infinite is not made. Where the optimizer can leave a step out on the device (torch's fused
-ones), nothing is read before the next update; others need one read per update.
+ones and ours), nothing is read before the next update; others need one read per update.
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from library.optim.multi_tensor import MultiTensorStep
 from library.training.host_copies import HostCopy
 from library.training.snapshots import Snapshot
 from library.training.step import MicroStep
@@ -102,8 +103,11 @@ class NanGuard:
     def settle(self) -> None:
         """Reads the verdict of the last update and acts on it; does nothing if there is none."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            self._react(pending)
+        if pending is None:
+            return
+        if isinstance(self._optimizer, MultiTensorStep) and pending.flags.read().any():
+            self._optimizer.step_left_out()
+        self._react(pending)
 
     def finish(self) -> None:
         """To be called after the last update: tells what the whole run lost."""
@@ -194,7 +198,12 @@ def bad_flags(norms: Tensor, steps: Sequence[MicroStep]) -> Tensor:
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimizer leaves a step out where its `found_inf` is 1: the fused ones of torch do."""
+    """Whether the optimizer leaves a step out where its `found_inf` is 1."""
+    return optimizer.leaves_out() if isinstance(optimizer, MultiTensorStep) else is_fused(optimizer)
+
+
+def is_fused(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is one of torch's optimizers in the fused form, which goes by `found_inf`."""
     return isinstance(optimizer, torch.optim.Adam | torch.optim.SGD | torch.optim.Adagrad) and all(
         group.get("fused") for group in optimizer.param_groups
     )

@@ -5,12 +5,12 @@ Between the two a caller may set weights or random states, or append watchers th
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from library.data.batch import Batch
 from library.data.group import DatasetGroup
@@ -262,7 +262,7 @@ def leave(run: Run, reporter: trackers.Reporter, here: Position) -> None:
     raise Stopped(run.stop)
 
 
-def limit_norms(run: Run, updating: bool) -> tuple[int, float, float] | None:
+def limit_norms(run: Run, updating: bool) -> Sequence[float | Tensor] | None:
     """Applies --scale_weight_norms after updates, with strict_compat after every micro step; (scaled, mean, largest)."""
     if run.scale_weight_norms is None or not (updating or run.strict_compat):
         return None

@@ -10,14 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from library.optim.adapted_rate import SettledRate
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import allow_half_precision_gradients, average_gradients
-from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms, skips_on_device
+from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms, is_fused
 from library.training.plan import Plan
 from library.training.precision import DTYPES
 from library.training.schedules import build_schedule
+from library.training.settled_rate import SettledRate
 from library.training.trackers import RateNames
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Optimization:
         self.hooks.weights_changed()
         self._notice_settled_rate(in_force[0])
         # accelerate does not see that a fused optimizer left out what the scaler forbade, but the guard does
-        unseen = scaler is not None and skips_on_device(self.built.optimizer)
+        unseen = scaler is not None and is_fused(self.built.optimizer)
         skipped = forbidden if unseen else self.accelerator.optimizer_step_was_skipped
         if not skipped:
             for _ in range(self.accelerator.num_processes):
@@ -84,7 +84,7 @@ class Optimization:
 
     def _notice_settled_rate(self, rate: float | Tensor) -> None:
         if self.settled_rate is not None:
-            text = self.settled_rate.notice(float(self.built.optimizer.param_groups[0]["d"]), float(rate))
+            text = self.settled_rate.notice(self.built.optimizer.param_groups[0]["d"], float(rate))
             if text and self.accelerator.is_main_process:
                 logger.warning("%s", text)
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from library.optim.adapted_rate import SettledRate
 from library.saving.state_record import RunRecord
 from library.training.guard import NanGuard
 from library.training.loss_average import LossAverage
 from library.training.loss_spikes import LossSpikes
 from library.training.saving_points import SavePoints
+from library.training.settled_rate import SettledRate
 from library.training.validation import Validation
 
 

@@ -27,6 +27,7 @@ from library.training.step import MicroStep
 logger = logging.getLogger(__name__)
 
 TRACKER_NAME = "network_train"
+SHOWN = {"max_norm/keys_scaled": "Keys Scaled", "norm/avg_key_norm": "Average key norm"}  # beside the loss, on the progress bar
 SECRETS = ("wandb_api_key", "huggingface_token")
 PATHS = (
     "pretrained_model_name_or_path",
@@ -165,7 +166,6 @@ class _Pending:
     place: int
     tracker_step: int
     values: dict[str, Any] = field(default_factory=dict)
-    postfix: dict[str, float] = field(default_factory=dict)
 
 
 class Reporter:
@@ -194,17 +194,15 @@ class Reporter:
         if not self.bar.disable:
             self.bar.write(f"\nepoch {epoch}/{num_epochs}\n", file=Patient("stdout"))
 
-    def note(self, step: MicroStep, *, place: int, global_step: int, rates: dict[str, Any], norms: tuple[int, float, float] | None) -> None:
+    def note(self, step: MicroStep, *, place: int, global_step: int, rates: dict[str, Any], norms: Sequence[float | Tensor] | None) -> None:
         """Queues one micro step. place: its index in the epoch. norms: (scaled, mean, largest) of --scale_weight_norms."""
         self.flush()
-        values, postfix = rates, {}
+        values = dict(rates)
         if norms is not None:
-            scaled, mean, largest = norms
-            values = {**rates, "max_norm/keys_scaled": scaled, "max_norm/max_key_norm": largest, "norm/avg_key_norm": mean}
-            postfix = {"Keys Scaled": scaled, "Average key norm": mean}
+            values |= dict(zip(("max_norm/keys_scaled", "norm/avg_key_norm", "max_norm/max_key_norm"), norms, strict=True))
         values = {name: _sent(value) for name, value in values.items()}
         bad_latents = None if step.bad_latents is None else HostCopy(step.bad_latents)
-        self._pending = _Pending(step, HostCopy(step.loss), bad_latents, place, global_step, values, postfix)
+        self._pending = _Pending(step, HostCopy(step.loss), bad_latents, place, global_step, values)
 
     def flush(self) -> None:
         """Reads and logs what is queued; does nothing if nothing is."""
@@ -218,9 +216,11 @@ class Reporter:
             _tell_spike(step, loss, spike)
         if pending.bad_latents is not None and bool(pending.bad_latents.read()):
             self.on_bad_latents(step)
-        self.bar.set_postfix(avr_loss=self.losses.average, **pending.postfix)
-        values = {"loss/current": loss, "loss/average": self.losses.average, **pending.values}
-        self.log({name: _number(value) for name, value in values.items()}, pending.tracker_step, pending.tracker_step, step.epoch)
+        values = {name: _number(value) for name, value in pending.values.items()}
+        shown = {text: values[name] for name, text in SHOWN.items() if name in values}
+        self.bar.set_postfix(avr_loss=self.losses.average, **shown)
+        values = {"loss/current": loss, "loss/average": self.losses.average, **values}
+        self.log(values, pending.tracker_step, pending.tracker_step, step.epoch)
 
     def settled_losses(self) -> LossAverage:
         """The loss average with the last step in it."""
@@ -267,7 +267,7 @@ def _number(value: Any) -> float:
     """Plain number of what `_sent` gave; a pair (d, rate) is their product."""
     if isinstance(value, tuple):
         return _number(value[0]) * _number(value[1])
-    return float(value.read()) if isinstance(value, HostCopy) else value
+    return value.read().item() if isinstance(value, HostCopy) else value
 
 
 def _tell_spike(step: MicroStep, loss: float, height: float) -> None:

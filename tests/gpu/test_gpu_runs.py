@@ -31,6 +31,7 @@ RUNS = {
     "Lion": (["--optimizer_type", "Lion", "--learning_rate", "1e-3"], FULL),
     "Prodigy": (["--optimizer_type", "Prodigy", "--learning_rate", "1"], FULL),
     "DAdaptAdam": (["--optimizer_type", "DAdaptAdam", "--learning_rate", "1"], FULL),
+    "DAdaptLion": (["--optimizer_type", "DAdaptLion", "--learning_rate", "1"], FULL),
     "Adafactor": (["--optimizer_type", "Adafactor"], FULL),
     "LoHa": (["--network_module", "networks.loha"], FULL),
     "LoKr": (["--network_module", "networks.lokr"], FULL),
@@ -164,6 +165,12 @@ WITHOUT_WAITING = {
     "noise of all kinds": ["--noise_offset", "0.1", "--multires_noise_iterations", "3", "--ip_noise_gamma", "0.1", "--loss_type", "huber"],
     "logged": ["--logging_dir", "logs", "--lr_scheduler", "cosine"],
     "weights in main memory": ["--blocks_to_swap", "4"],
+    "norms limited": ["--scale_weight_norms", "0.05"],
+    "Lion": ["--optimizer_type", "Lion"],
+    "Adafactor": ["--optimizer_type", "Adafactor"],
+    "Prodigy": ["--optimizer_type", "Prodigy", "--learning_rate", "1", "--optimizer_args", "use_bias_correction=True"],
+    "DAdaptAdam, all in bf16": ["--optimizer_type", "DAdaptAdam", "--learning_rate", "1", "--mixed_precision", "bf16", "--full_bf16"],
+    "DAdaptLion": ["--optimizer_type", "DAdaptLion", "--learning_rate", "1", "--logging_dir", "logs"],
     "dropouts": ["--network_dropout", "0.1", "--network_args", "rank_dropout=0.1", "module_dropout=0.1"],
 }
 

@@ -1,9 +1,12 @@
-from library.optim.adapted_rate import SettledRate
+import torch
+
+from library.training.settled_rate import SettledRate
 
 
 def told(pairs, patience=3):
     settled = SettledRate(patience)
-    return [bool(settled.notice(d, rate)) for d, rate in pairs]
+    answers = [bool(settled.notice(d, rate)) for d, rate in [*pairs, pairs[-1]]]
+    return answers[1:]  # each is told when the next d comes
 
 
 def test_a_restart_after_d_has_settled_is_told_once():
@@ -20,5 +23,7 @@ def test_while_d_grows_nothing_is_said():
 
 def test_the_notice_names_what_the_steps_learn_at():
     settled = SettledRate(1)
-    settled.notice(2e-4, 0.1)
+    settled.notice(torch.tensor(2e-4), 0.1)
+    settled.notice(torch.tensor(2e-4), 1.0)
+    assert settled.state()["told"]
     assert "rate x d = 0.0002" in settled.notice(2e-4, 1.0)
