@@ -1,6 +1,7 @@
 """Counts what one training step costs, without a GPU and without computing anything.
 
-python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text] [--plain] [--json]
+python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text]
+                      [--plain] [--layers] [--json]
 
 The step of library.training runs on fake tensors, which have shapes but no values, at the full size of the model. Counted are
 launches (operations that a GPU would start a kernel for; views are free), host reads (each makes the host wait for the GPU), FLOPs
@@ -10,6 +11,7 @@ so a test can hold the line; what a launch costs on a card is for bench/step.py 
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -33,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from bench import layer_by_layer
 from library.data.batch import Batch
 from library.diffusion.losses import LossSettings
 from library.diffusion.noise import NoiseSettings
@@ -299,6 +302,7 @@ def main() -> None:
     parser.add_argument("--cached_text", action="store_true", help="text encoder outputs come from a cache; needs --unet_only")
     parser.add_argument("--gradient_checkpointing", nargs="?", const=True, default=False, choices=("selective",), help="as in training")
     parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, contiguous pictures")
+    parser.add_argument("--layers", action="store_true", help="nothing of ours: a LoRA computed layer by layer, as sd-scripts does")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
     if options.cached_text and not options.unet_only:
@@ -312,8 +316,9 @@ def main() -> None:
         precision=options.precision,
         unet_only=options.unet_only,
         cached_text=options.cached_text,
-        kernels=not options.plain,
+        kernels=not (options.plain or options.layers),
         checkpointing=options.gradient_checkpointing,
+        create=functools.partial(layer_by_layer.create, options.rank, unet_only=options.unet_only) if options.layers else None,
     )
     counts = counter.counts
     if options.json:

@@ -2,19 +2,22 @@
 
 python bench/step.py [--family sd|sdxl] [--batch 1] [--rank 16] [--precision bf16] [--size 512] [--tiny] [--plain] [--json]
 
-The step is that of bench/count.py: LoRA of all layers, AdamW, clipping; no data set and no files. Both ways run in turn, --rounds times,
-each on a model of its own that is freed before the next. --plain leaves ours out, --no_plain the other. What is plain: norms and gates
-by torch, contiguous pictures, torch's own convolutions. On the CPU the kernels do not run, so little but the convolutions differs.
---cuda_graph adds a third way, ours recorded and replayed.
+The step is that of bench/count.py: LoRA of all layers, AdamW, clipping; no data set and no files. All ways run in turn, --rounds times,
+each turn in a process of its own. --plain leaves ours out, --no_plain the other. What is plain: norms and gates by torch, contiguous
+pictures, torch's own convolutions. On the CPU the kernels do not run, so little but the convolutions differs.
+--layers adds a way without anything of ours: a LoRA computed layer by layer, as sd-scripts does (bench/layer_by_layer.py), with foreach
+AdamW and, on the CPU, the C library's usual way with freed memory. --cuda_graph adds ours recorded and replayed.
 """
 
 import argparse
-import gc
+import functools
 import json
 import logging
+import multiprocessing
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +25,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import count
+from bench import count, layer_by_layer
 from library.kernels.pointwise import kernels_for
 from library.kernels.replay import Replays, cuda_recorder
+from library.training.allocator import keep_freed_memory
 
 TINY = {
     "sd": {"block_out_channels": (32, 64, 64, 64), "attention_head_dim": 4, "cross_attention_dim": 64},
@@ -38,7 +42,7 @@ TINY = {
 }
 TINY_CLIP = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 WARM_UP = 3
-OURS, PLAIN, RECORDED = "ours", "plain", "recorded"
+OURS, PLAIN, RECORDED, LAYERS = "ours", "plain", "recorded", "layers"
 
 
 def device_name(device: str) -> str:
@@ -52,14 +56,22 @@ def synchronise(device: str) -> None:
 
 def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tuple[list[float], float]:
     """Seconds of each timed step, and the peak of GPU memory in GiB (0 on the CPU)."""
+    logging.disable(logging.INFO)
+    if options.tiny:
+        make_tiny(options.family)
+    if device == "cpu" and way != LAYERS:
+        keep_freed_memory()
     dtype = count.DTYPES[options.precision]
     torch.manual_seed(0)
     with torch.device(device):
         models = count.full_size_models(options.family, dtype)
     step = count.prepared_step(
         models, options.family, rank=options.rank, batch=options.batch, size=options.size, dtype=dtype, unet_only=options.unet_only,
-        kernels=way != PLAIN, checkpointing=options.gradient_checkpointing, device=device,
+        kernels=way in (OURS, RECORDED), checkpointing=options.gradient_checkpointing, device=device,
+        create=functools.partial(layer_by_layer.create, options.rank, unet_only=options.unet_only) if way == LAYERS else None,
     )  # fmt: skip
+    if way == LAYERS:
+        step.optimizer = torch.optim.AdamW(step.network.parameters(), lr=1e-4, foreach=True)
     if way == RECORDED:
         step.parts = replace(step.parts, replays=Replays(step.network.leaves(), cuda_recorder()))
     if device == "cuda":
@@ -71,10 +83,20 @@ def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tupl
         count.one_step(step)
         synchronise(device)
         seconds.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    del step, models
-    gc.collect()
-    return seconds[WARM_UP:], peak
+    return seconds[WARM_UP:], torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+
+
+def make_tiny(family: str) -> None:
+    """The same layers, but narrow."""
+    count.UNETS[family] |= TINY[family]
+    count.CLIP_L |= TINY_CLIP
+    count.CLIP_BIGG |= TINY_CLIP | {"projection_dim": 64}
+
+
+def in_its_own_process(options: argparse.Namespace, device: str, way: str) -> tuple[list[float], float]:
+    """`seconds_of_steps` where neither memory nor settings are left over from another way."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(seconds_of_steps, options, device, way).result()
 
 
 def main() -> None:
@@ -92,15 +114,12 @@ def main() -> None:
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--plain", action="store_true", help="plain torch only")
     only.add_argument("--no_plain", action="store_true", help="ours only")
+    parser.add_argument("--layers", action="store_true", help="also a LoRA computed layer by layer, as sd-scripts does")
     parser.add_argument("--cuda_graph", action="store_true", help="ours a second time, with the U-Net's part as CUDA graphs")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.size = options.size or (128 if options.tiny else 1024 if options.family == "sdxl" else 512)
-    if options.tiny:
-        count.UNETS[options.family] |= TINY[options.family]
-        count.CLIP_L |= TINY_CLIP
-        count.CLIP_BIGG |= TINY_CLIP | {"projection_dim": 64}
     dtype = count.DTYPES[options.precision]
     if device == "cuda" and dtype != torch.float32 and not options.plain and not kernels_for(torch.device(device), dtype):
         sys.exit("the kernels do not run here: see library/kernels/pointwise.py, or use --plain")
@@ -110,11 +129,12 @@ def main() -> None:
         sys.exit("--cuda_graph needs a CUDA GPU, and our kernels: leave --plain out")
     chosen = [PLAIN] if options.plain else [OURS] if options.no_plain else [OURS, PLAIN]
     chosen += [RECORDED] if options.cuda_graph else []
+    chosen += [LAYERS] if options.layers else []
     seconds: dict[str, list[float]] = {way: [] for way in chosen}
     peaks: dict[str, float] = dict.fromkeys(chosen, 0.0)
     for number in range(options.rounds):
         for way in chosen if number % 2 == 0 else chosen[::-1]:
-            taken, peak = seconds_of_steps(options, device, way)
+            taken, peak = in_its_own_process(options, device, way)
             seconds[way] += taken
             peaks[way] = max(peaks[way], peak)
     figures = {way: {"median": statistics.median(seconds[way]), "min": min(seconds[way]), "peak_gib": peaks[way]} for way in chosen}

@@ -3,13 +3,21 @@
 A change that lowers a number should write the lower one here. Full-size models, LoRA of all layers, bf16.
 """
 
+import copy
+import functools
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from bench import layer_by_layer
+from bench.layer_by_layer import LayerByLayer
+from networks.layers import Dropout, lora_module
+from networks.targets import Target
 
 NEW_TRANSFORMERS = int(transformers.__version__.split(".")[0]) >= 5
 RECORDED = {
@@ -33,6 +41,24 @@ def test_a_step_takes_no_more_launches_than_recorded_and_reads_nothing(count, fa
     counter = count.count_step(family, batch=1, precision="bf16", with_flops=False, **settings)
     assert counter.counts.host_reads == 0
     assert counter.counts.launches <= recorded, f"{counter.by_operation}"
+
+
+def test_a_lora_computed_layer_by_layer_takes_twice_the_launches(count):
+    create = functools.partial(layer_by_layer.create, 16, unet_only=False)
+    settings = {"rank": 16, "size": 512, "unet_only": False, "kernels": False, "create": create}
+    counter = count.count_step("sd", batch=1, precision="bf16", with_flops=False, **settings)
+    assert counter.counts.launches > 2 * RECORDED["sd"][0]
+
+
+def test_the_lora_to_compare_with_computes_what_ours_does():
+    layers, x = nn.ModuleList([nn.Linear(6, 5), nn.Conv2d(6, 5, 3, padding=1)]), torch.randn(2, 6, 4, 4)
+    for layer, values in ((layers[0], x.permute(0, 2, 3, 1)), (layers[1], x)):
+        ours, theirs = lora_module(Target("m", "x", layer, ""), 4, 2.0, 1.0, Dropout()), LayerByLayer(copy.deepcopy(layer), 4, 2.0)
+        for own, other in ((ours.lora_down, theirs.down), (ours.lora_up, theirs.up)):
+            nn.init.normal_(own.weight)
+            other.weight.data.copy_(own.weight)
+        ours.apply_to()
+        torch.testing.assert_close(theirs(values), ours(values))
 
 
 def test_the_counter_sees_launches_reads_and_views(count):
