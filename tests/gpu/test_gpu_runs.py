@@ -1,6 +1,8 @@
 """A run on the GPU learns what it learns on the CPU, in every way in which it can save memory or time, and never waits for a value."""
 
 import math
+import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -203,29 +205,29 @@ def test_the_pretended_gpu_counts_what_a_host_waits_for(gpu):
         x + torch.ones(4)
 
 
-class waits_forbidden:
-    """From the third step on to the fifth the host may not wait for the GPU: torch raises where it would, the pretended GPU counts."""
+@contextmanager
+def waits_forbidden(run):
+    """From the third step to the fifth the host may not wait for the GPU: torch raises where it would, the pretended GPU counts."""
+    waits = []
 
-    def __init__(self, run):
-        self._steps = 0
-        run.watchers.append(self._watch)
+    def watch(step) -> None:
+        waits.append(waits_so_far())
+        forbid_waits(3 <= len(waits) < 5)
 
-    def _watch(self, step) -> None:
-        self._steps += 1
-        if device_of_tests() == "pretend":
-            import pretend_gpu
+    run.watchers.append(watch)
+    try:
+        yield
+    finally:
+        forbid_waits(False)
+    assert len(waits) == 5 and waits[4] == waits[2]
 
-            if self._steps == 3:
-                self._before = pretend_gpu.host_reads()
-            if self._steps == 5:
-                assert pretend_gpu.host_reads() == self._before
-        else:
-            torch.cuda.set_sync_debug_mode("error" if 3 <= self._steps < 5 else "default")
 
-    def __enter__(self):
-        return self
+def waits_so_far() -> int:
+    """As the pretended GPU counts them; a real one does not count."""
+    return sys.modules["pretend_gpu"].host_reads() if device_of_tests() == "pretend" else 0
 
-    def __exit__(self, *fault):
-        if device_of_tests() != "pretend":
-            torch.cuda.set_sync_debug_mode("default")
-        assert self._steps == 5
+
+def forbid_waits(forbidden: bool) -> None:
+    """Lets a real GPU raise where the host would wait; the pretended one knows no such mode."""
+    if device_of_tests() == "cuda":
+        torch.cuda.set_sync_debug_mode("error" if forbidden else "default")

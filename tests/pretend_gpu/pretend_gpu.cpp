@@ -191,100 +191,120 @@ void lay_into(const at::Tensor& tensor, c10::Storage storage, at::IntArrayRef si
   impl->set_sizes_and_strides(sizes, strides, offset);
 }
 
-struct Lent {
-  at::Tensor gpu, host;
-  bool written;
-};
+// What one operation gets from the GPU's memory and gives back to it.
+class Loan {
+ public:
+  explicit Loan(const c10::OperatorHandle& op) : op_(op), name_(op.schema().name()) {}
 
-// Where an operation has given a result of another size, its tensor gets the new memory.
-void take_over_size(const Lent& argument) {
-  if (!argument.written || argument.host.sizes() == argument.gpu.sizes()) return;
-  auto fresh = to_gpu(argument.host.contiguous());
-  lay_into(argument.gpu, fresh.storage(), fresh.sizes(), fresh.strides(), fresh.storage_offset());
-}
+  // Puts the host's view of each argument in the argument's place.
+  void lend(torch::jit::Stack* stack) {
+    const auto& arguments = op_.schema().arguments();
+    const size_t first = stack->size() - arguments.size();
+    for (size_t i = 0; i < arguments.size(); ++i) lend((*stack)[first + i], arguments[i].alias_info());
+    if (lent_.empty() || strangers_.empty() || may_mix()) return;
+    TORCH_CHECK(false, "Expected all tensors to be on the same device: ", name_, " got one of shape ", strangers_[0].sizes(), " on the CPU");
+  }
 
-void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  const auto& schema = op.schema();
-  const size_t count = schema.arguments().size(), first = stack->size() - count;
-  std::vector<Lent> lent;
-  bool any = false, to_host = false, device_named = false, by_bools = false;
-  const std::string& name = schema.name();
-  const bool may_mix = name == "aten::_index_put_impl_" || name == "aten::index" || name == "aten::index_put_";
-  std::vector<at::Tensor> strangers;
+  // How large the result is may depend on values, which the host waits for; of indexing only by bools.
+  bool reads_values() const {
+    return !lent_.empty() && op_.hasTag(at::Tag::dynamic_output_shape) && (name_ != "aten::index" || by_bools_);
+  }
 
-  auto lend = [&](const at::Tensor& tensor, const c10::AliasInfo* alias) -> at::Tensor {
-    if (!tensor.defined() || !tensor.is_cuda()) {
-      if (tensor.defined() && tensor.is_cpu() && tensor.dim() > 0) strangers.push_back(tensor);
-      return tensor;
+  // Puts each result into the GPU's memory.
+  void hand_back(torch::jit::Stack* stack) {
+    for (const auto& argument : lent_) take_over_size(argument);
+    const auto& results = op_.schema().returns();
+    const size_t first = stack->size() - results.size();
+    for (size_t i = 0; i < results.size(); ++i) {
+      auto& value = (*stack)[first + i];
+      const auto* alias = results[i].alias_info();
+      if (value.isTensor()) {
+        value = handed_back(value.toTensor(), alias);
+      } else if (value.isTensorList()) {
+        std::vector<at::Tensor> list;
+        for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(handed_back(tensor, alias));
+        value = c10::List<at::Tensor>(list);
+      }
     }
-    any = true;
-    for (auto& known : lent)
-      if (known.gpu.is_same(tensor)) return known.host;
-    lent.push_back({tensor, host_view(tensor), alias && alias->isWrite()});
-    return lent.back().host;
+  }
+
+ private:
+  struct Lent {
+    at::Tensor gpu, host;
+    bool written;
   };
 
-  for (size_t i = 0; i < count; ++i) {
-    auto& value = (*stack)[first + i];
-    const auto* alias = schema.arguments()[i].alias_info();
+  void lend(c10::IValue& value, const c10::AliasInfo* alias) {
     if (value.isTensor()) {
-      value = lend(value.toTensor(), alias);
+      value = lent(value.toTensor(), alias);
     } else if (value.isTensorList()) {
       std::vector<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(lend(tensor, alias));
+      for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(lent(tensor, alias));
       value = c10::List<at::Tensor>(list);
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
-      for (const auto& tensor : value.toOptionalTensorList()) {
-        std::optional<at::Tensor> entry = tensor;
-        if (entry.has_value()) by_bools |= entry->defined() && entry->scalar_type() == at::kBool;
-        if (entry.has_value()) entry = lend(*entry, alias);
+      for (std::optional<at::Tensor> entry : value.toOptionalTensorVector()) {
+        if (entry.has_value()) by_bools_ |= entry->defined() && entry->scalar_type() == at::kBool;
+        if (entry.has_value()) entry = lent(*entry, alias);
         list.push_back(entry);
       }
       value = list;
     } else if (value.isDevice()) {
-      device_named = true;
-      to_host = !value.toDevice().is_cuda();
+      to_host_ = !value.toDevice().is_cuda();
       value = Device(at::kCPU);
     }
   }
-  if (any && !strangers.empty() && !may_mix)
-    for (const auto& stranger : strangers)
-      TORCH_CHECK(false, "Expected all tensors to be on the same device: ", name, " got one of shape ", stranger.sizes(), " on the CPU");
 
-  // how large the result is depends on values, which the host waits for; of indexing only by bools
-  if (any && op.hasTag(at::Tag::dynamic_output_shape) && (name != "aten::index" || by_bools)) ++host_reads;
-  op.callBoxed(stack);
-  for (const auto& argument : lent) take_over_size(argument);
-
-  const size_t results = schema.returns().size(), start = stack->size() - results;
-  for (size_t i = 0; i < results; ++i) {
-    auto& value = (*stack)[start + i];
-    const auto* alias = schema.returns()[i].alias_info();
-    auto back = [&](const at::Tensor& result) -> at::Tensor {
-      if (!result.defined()) return result;
-      for (const auto& argument : lent) {
-        if (argument.host.is_same(result)) return argument.gpu;
-      }
-      if (alias && !alias->isWrite()) {
-        for (const auto& argument : lent) {
-          const auto& storage = argument.gpu.unsafeGetTensorImpl()->storage();
-          const char* begin = static_cast<const char*>(storage.data());
-          const char* at = static_cast<const char*>(result.unsafeGetTensorImpl()->data());
-          if (at >= begin && at <= begin + storage.nbytes())
-            return with_storage(storage, result, (at - begin) / result.element_size());
-        }
-      }
-      return device_named && to_host ? result : to_gpu(result);
-    };
-    if (value.isTensor()) {
-      value = back(value.toTensor());
-    } else if (value.isTensorList()) {
-      std::vector<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(back(tensor));
-      value = c10::List<at::Tensor>(list);
+  at::Tensor lent(const at::Tensor& tensor, const c10::AliasInfo* alias) {
+    if (!tensor.defined()) return tensor;
+    if (!tensor.is_cuda()) {
+      if (tensor.is_cpu() && tensor.dim() > 0) strangers_.push_back(tensor);
+      return tensor;
     }
+    for (const auto& known : lent_)
+      if (known.gpu.is_same(tensor)) return known.host;
+    lent_.push_back({tensor, host_view(tensor), alias && alias->isWrite()});
+    return lent_.back().host;
   }
+
+  bool may_mix() const { return name_ == "aten::_index_put_impl_" || name_ == "aten::index" || name_ == "aten::index_put_"; }
+
+  // Where an operation has given a result of another size, its tensor gets the new memory.
+  static void take_over_size(const Lent& argument) {
+    if (!argument.written || argument.host.sizes() == argument.gpu.sizes()) return;
+    auto fresh = to_gpu(argument.host.contiguous());
+    lay_into(argument.gpu, fresh.storage(), fresh.sizes(), fresh.strides(), fresh.storage_offset());
+  }
+
+  // The argument that the result is, a view of one, or memory of its own.
+  at::Tensor handed_back(const at::Tensor& result, const c10::AliasInfo* alias) const {
+    if (!result.defined()) return result;
+    for (const auto& argument : lent_)
+      if (argument.host.is_same(result)) return argument.gpu;
+    if (alias && !alias->isWrite()) {
+      for (const auto& argument : lent_) {
+        const auto& storage = argument.gpu.unsafeGetTensorImpl()->storage();
+        const char* begin = static_cast<const char*>(storage.data());
+        const char* at = static_cast<const char*>(result.unsafeGetTensorImpl()->data());
+        if (at >= begin && at <= begin + storage.nbytes()) return with_storage(storage, result, (at - begin) / result.element_size());
+      }
+    }
+    return to_host_ ? result : to_gpu(result);
+  }
+
+  const c10::OperatorHandle& op_;
+  const std::string& name_;
+  std::vector<Lent> lent_;
+  std::vector<at::Tensor> strangers_;  // the CPU's own, but for scalars
+  bool to_host_ = false, by_bools_ = false;
+};
+
+void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  Loan loan(op);
+  loan.lend(stack);
+  if (loan.reads_values()) ++host_reads;
+  op.callBoxed(stack);
+  loan.hand_back(stack);
 }
 
 at::Tensor& copy(at::Tensor& self, const at::Tensor& from, bool non_blocking) {
