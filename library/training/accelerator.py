@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import PartialState
-from torch import nn
+from torch import Tensor, nn
 
 from library.training.allocator import keep_freed_memory
 from library.training.precision import check_precision
@@ -92,6 +92,13 @@ def average_gradients(accelerator: Accelerator, parameters: Iterable[nn.Paramete
     if any(missing):
         for parameter, anywhere in zip(trained, found.tolist(), strict=True):
             parameter.grad = parameter.grad if anywhere else None
+
+
+def true_anywhere(accelerator: Accelerator, flags: Tensor) -> Tensor:
+    """Where `flags`, bools of one shape in all processes, are true in any of them; the host reads nothing."""
+    if accelerator.num_processes == 1:
+        return flags
+    return accelerator.reduce(flags.float(), reduction="sum") > 0
 
 
 def allow_half_precision_gradients(accelerator: Accelerator) -> None:

@@ -7,7 +7,7 @@ ones and ours), nothing is read before the next update; others need one read per
 import logging
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -53,13 +53,25 @@ class _Verdict:
 class NanGuard:
     """Judges every update before it is made. `lr_scheduler` loses half its rate at a rollback."""
 
-    def __init__(self, settings: GuardSettings, network: nn.Module, optimizer: torch.optim.Optimizer, lr_scheduler, scaler=None):
-        """scaler: the gradient scaler of fp16 training, which leaves updates out by itself while it looks for its scale."""
+    def __init__(
+        self,
+        settings: GuardSettings,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler,
+        scaler=None,
+        anywhere: Callable[[Tensor], Tensor] = lambda flags: flags,
+    ):
+        """scaler: the gradient scaler of fp16 training, which leaves updates out by itself while it looks for its scale.
+
+        anywhere: makes bools true that are true in any process, so that all processes judge alike and their weights stay the same.
+        """
         self.settings = settings
         self._network = network
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._scaler = scaler
+        self._anywhere = anywhere
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._steps: list[MicroStep] = []
         self._pending: _Verdict | None = None
@@ -89,7 +101,7 @@ class NanGuard:
         self._global_step = global_step
         if self._snapshot is None:
             self._snapshot = Snapshot(self._network, self._optimizer, global_step - 1)
-        flags = bad_flags(norms, self._steps)
+        flags = self._anywhere(bad_flags(norms, self._steps))
         verdict = _Verdict(global_step, HostCopy(flags), norms, parameters, self._steps)
         self._steps = []
         if self._scaler is None and skips_on_device(self._optimizer):

@@ -1,5 +1,6 @@
 """The optimizer side of a run: groups, optimizer, schedule, clipping, and one method that makes an update of it all."""
 
+import functools
 import logging
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
-from library.training.accelerator import allow_half_precision_gradients, average_gradients
+from library.training.accelerator import allow_half_precision_gradients, average_gradients, true_anywhere
 from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms, is_fused
 from library.training.plan import Plan
 from library.training.precision import DTYPES
@@ -166,7 +167,12 @@ def assemble(
         max_grad_norm=args.max_grad_norm,
         accelerator=accelerator,
         guard=NanGuard(
-            GuardSettings(args.nan_guard, args.nan_guard_patience), network, built.optimizer, lr_scheduler, accelerator.scaler
+            GuardSettings(args.nan_guard, args.nan_guard_patience),
+            network,
+            built.optimizer,
+            lr_scheduler,
+            accelerator.scaler,
+            functools.partial(true_anywhere, accelerator),
         ),
         settled_rate=SettledRate(max(SETTLED_AFTER, plan.total_steps // 10)) if built.adapts_rate and not built.one_adapted_rate else None,
     )

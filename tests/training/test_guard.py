@@ -88,6 +88,17 @@ def test_good_updates_are_those_without_a_guard(kind):
     assert same(guarded.values(), free.values())
 
 
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_what_is_bad_in_another_process_is_left_out_here_too(kind):
+    scene = Scene(kind=kind)
+    scene.update()
+    before = scene.values()
+    scene.guard._anywhere = lambda flags: torch.tensor([False, True, False])
+    scene.update()
+    scene.guard.settle()
+    assert same(scene.values(), before) and scene.guard.skipped == 1
+
+
 def test_off_lets_everything_pass():
     scene = Scene(mode="off")
     assert scene.update(bad=math.nan)
