@@ -24,6 +24,7 @@ class MultiTensorStep:
     """
 
     found_inf: Tensor | None = None
+    _step_supports_amp_scaling = False  # true lets torch's gradient scaler hand over `found_inf`, which it reads otherwise
     param_groups: list[dict[str, Any]]
     state: dict[Tensor, dict[str, Any]]
     _counted: list[Tensor]

@@ -1,7 +1,8 @@
 """Keeps values that are not finite out of the weights, and says where they came from (`--nan_guard`).
 
 An update whose loss or gradient is NaN or infinite is not made. Where the optimizer can leave a step out on the device (torch's fused
-ones and ours), nothing is read before the next update; others need one read per update.
+ones and ours), nothing is read before the next update; others need one read before each. With a gradient scaler, which leaves steps out
+by itself, the verdict is read once the update is queued.
 """
 
 import logging
@@ -72,6 +73,8 @@ class NanGuard:
         self._lr_scheduler = lr_scheduler
         self._scaler = scaler
         self._anywhere = anywhere
+        if scaler is not None and isinstance(optimizer, MultiTensorStep):
+            optimizer._step_supports_amp_scaling = self.active and optimizer.leaves_out()
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._steps: list[MicroStep] = []
         self._pending: _Verdict | None = None
@@ -93,8 +96,8 @@ class NanGuard:
     def forbids(self, global_step: int, parameters: Sequence[nn.Parameter], norms: Tensor) -> bool:
         """Whether the update must not be made. norms: of each parameter's gradient, (n,), in the order of `parameters`.
 
-        With an optimizer that skips by itself the answer is always no; what went wrong is told one update later.
-        Raises TrainingRuined when the settings say that training must end.
+        Where the optimizer or a gradient scaler leaves it out by itself the answer is always no; `settle` tells what went wrong, at the
+        latest before the next update. Raises TrainingRuined when the settings say that training must end.
         """
         if not self.active:
             return False
@@ -104,22 +107,23 @@ class NanGuard:
         flags = self._anywhere(bad_flags(norms, self._steps))
         verdict = _Verdict(global_step, HostCopy(flags), norms, parameters, self._steps)
         self._steps = []
-        if self._scaler is None and skips_on_device(self._optimizer):
+        if self._scaler is None and not skips_on_device(self._optimizer):
+            return self._react(verdict)
+        self.settle()
+        if self._scaler is None:
             self._optimizer.found_inf = flags.any().to(torch.float32)
             self._optimizer.grad_scale = None
-            self.settle()
-            self._pending = verdict
-            return False
-        return self._react(verdict)
+        self._pending = verdict
+        return False
 
-    def settle(self) -> None:
-        """Reads the verdict of the last update and acts on it; does nothing if there is none."""
+    def settle(self) -> bool:
+        """Reads the verdict of the last update and acts on it. Whether it was left out; False if that was told before."""
         pending, self._pending = self._pending, None
         if pending is None:
-            return
-        if isinstance(self._optimizer, MultiTensorStep) and pending.flags.read().any():
+            return False
+        if skips_on_device(self._optimizer) and isinstance(self._optimizer, MultiTensorStep) and pending.flags.read().any():
             self._optimizer.step_left_out()
-        self._react(pending)
+        return self._react(pending)
 
     def finish(self) -> None:
         """To be called after the last update: tells what the whole run lost."""
@@ -150,9 +154,11 @@ class NanGuard:
             if verdict.global_step % SNAPSHOT_EVERY == 0:
                 self._snapshot = Snapshot(self._network, self._optimizer, verdict.global_step)
             return False
-        if bad == [True, False, False] and self._scaler is not None and self._scaler.get_scale() > 1:
-            logger.debug("step %d: left out, the fp16 gradient scale %g was too large", verdict.global_step, self._scaler.get_scale())
-            return True
+        if bad == [True, False, False] and self._scaler is not None:
+            scale = self._scaler.get_scale() / self._scaler.get_backoff_factor()  # of this update; it is smaller already
+            if scale > 1:
+                logger.debug("step %d: left out, the fp16 gradient scale %g was too large", verdict.global_step, scale)
+                return True
         self.in_a_row += 1
         self.skipped += 1
         logger.warning("%s", self._report(verdict, *bad))

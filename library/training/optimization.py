@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import allow_half_precision_gradients, average_gradients, true_anywhere
-from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms, is_fused
+from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms
 from library.training.plan import Plan
 from library.training.precision import DTYPES
 from library.training.schedules import build_schedule
@@ -72,11 +72,12 @@ class Optimization:
         scaler = self.accelerator.scaler
         if not forbidden or scaler is not None:  # a gradient scaler leaves the step out by itself and learns from it
             self.optimizer.step()
+        skipped = self.accelerator.optimizer_step_was_skipped
+        if scaler is not None:  # accelerate does not see what was left out on the device
+            forbidden = self.guard.settle()
+            skipped |= forbidden
         self.hooks.weights_changed()
         self._notice_settled_rate(in_force[0])
-        # accelerate does not see that a fused optimizer left out what the scaler forbade, but the guard does
-        unseen = scaler is not None and is_fused(self.built.optimizer)
-        skipped = forbidden if unseen else self.accelerator.optimizer_step_was_skipped
         if not skipped:
             for _ in range(self.accelerator.num_processes):
                 self.lr_scheduler.step()

@@ -117,14 +117,16 @@ def test_a_run_goes_on_where_it_stood(run_of, tmp_path):
     assert losses(resumed) == pytest.approx(whole[2:], rel=FULL)
 
 
-def test_fp16_leaves_out_steps_until_its_scale_fits_and_the_schedule_waits_for_it(run_of, capsys):
-    run = run_of("fp16", "--mixed_precision", "fp16", "--lr_scheduler", "linear")
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW --optimizer_args fused=False", "Adafactor --optimizer_args relative_step=False"])
+def test_fp16_leaves_out_steps_until_its_scale_fits_and_the_schedule_waits_for_it(optimizer, run_of, capsys):
+    run = run_of("fp16", "--mixed_precision", "fp16", "--lr_scheduler", "linear", "--optimizer_type", *optimizer.split())
     run.accelerator.scaler._init_scale, run.accelerator.scaler._backoff_factor = 2.0**60, 2.0**-50
     made = []
     run.update_watchers.append(lambda update: made.append(update.made))
     assert all(math.isfinite(loss) for loss in losses(run))
     assert made == [False, True, True, True] and run.optimization.guard.skipped == 0
     assert run.lr_scheduler.last_epoch == 3
+    assert {int(state.get("step", 3)) for state in run.optimization.built.optimizer.state.values()} == {3}
     assert "left out" not in capsys.readouterr().err
 
 
@@ -168,6 +170,8 @@ WITHOUT_WAITING = {
     "logged": ["--logging_dir", "logs", "--lr_scheduler", "cosine"],
     "weights in main memory": ["--blocks_to_swap", "4"],
     "norms limited": ["--scale_weight_norms", "0.05"],
+    "fp16": ["--mixed_precision", "fp16"],
+    "fp16, Lion": ["--mixed_precision", "fp16", "--optimizer_type", "Lion"],
     "Lion": ["--optimizer_type", "Lion"],
     "Adafactor": ["--optimizer_type", "Adafactor"],
     "Prodigy": ["--optimizer_type", "Prodigy", "--learning_rate", "1", "--optimizer_args", "use_bias_correction=True"],

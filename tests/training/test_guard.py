@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from library.optim.adafactor import Adafactor
 from library.optim.lion import Lion
 from library.optim.prodigy import Prodigy
 from library.training.guard import GuardSettings, NanGuard, TrainingRuined, clip, gradient_norms, weights_are_finite
+from library.training.optimization import Optimization
 
 OPTIMIZERS = {  # the first is judged by the host, the others leave a step out on the device
     "AdamW foreach": partial(torch.optim.AdamW, fused=False),
@@ -161,3 +164,43 @@ def test_clipping_gives_what_torch_gives():
     total = clip(parameters, norms, 1.0)
     assert torch.equal(total, torch.nn.utils.clip_grad_norm_(other.network.parameters(), 1.0))
     assert same([p.grad for p in scene.network.values()], [p.grad for p in other.network.values()])
+
+
+class InFp16:
+    """As much of accelerate as `Optimization` asks for, with a gradient scaler."""
+
+    num_processes, is_main_process = 1, True
+
+    def __init__(self, optimizer):
+        Accelerator(cpu=True)  # whose state the wrapped optimizer needs
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        self.optimizer = AcceleratedOptimizer(optimizer, device_placement=False, scaler=self.scaler)
+
+    @property
+    def optimizer_step_was_skipped(self):
+        return self.optimizer.step_was_skipped
+
+    def unscale_gradients(self, optimizer):
+        self.scaler.unscale_(optimizer.optimizer)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_step_that_the_gradient_scaler_forbids_changes_nothing_and_the_schedule_waits(kind, caplog):
+    scene = Scene(kind=kind)
+    accelerator = InFp16(scene.optimizer)
+    parameters = list(scene.network.values())
+    optimization = Optimization(
+        built=SimpleNamespace(optimizer=scene.optimizer), optimizer=accelerator.optimizer, lr_scheduler=scene.schedule, rate_names=None,
+        network=scene.network, hooks=SimpleNamespace(gradients_ready=lambda: None, weights_changed=lambda: None), trainable=parameters,
+        max_grad_norm=1.0, accelerator=accelerator,
+        guard=NanGuard(GuardSettings(), scene.network, scene.optimizer, scene.schedule, accelerator.scaler),
+    )  # fmt: skip
+    values, made = [], []
+    for step, factor in enumerate((1.0, math.inf, 1.0), start=1):
+        accelerator.scaler.scale(sum(parameter.sum() for parameter in parameters) * factor).backward()
+        made.append(optimization.update(step).made)
+        values.append(scene.values())
+    assert made == [True, False, True]
+    assert same(values[0], values[1]) and not same(values[1], values[2])
+    assert scene.schedule.last_epoch == 2 and accelerator.scaler.get_scale() == 4.0
+    assert optimization.guard.skipped == 0 and "left out" not in caplog.text
