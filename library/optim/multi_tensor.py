@@ -102,6 +102,11 @@ def move_unless(
 
     It is torch's fused SGD without momentum, which computes half precision in float32. rate: a number, or a scalar on the device.
     """
+    if targets[0].device.type == "cpu" and targets[0].dtype in HALF:  # there torch's kernel passes most of the numbers over (issue 191763)
+        wide = [target.float() for target in targets]
+        move_unless(found_inf, wide, [change.float() for change in changes], rate, decay=decay)
+        torch._foreach_copy_(targets, wide)
+        return
     torch._fused_sgd_(
         list(targets), list(changes), [], weight_decay=decay, momentum=0.0, lr=rate.float() if isinstance(rate, Tensor) else rate,
         dampening=0.0, nesterov=False, maximize=False, is_first_step=False, grad_scale=None, found_inf=found_inf,

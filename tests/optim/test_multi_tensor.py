@@ -104,6 +104,21 @@ def test_adafactor_rounds_half_precision_weights_once_like_the_package():
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("name", ["lion decay", "prodigy usual", "prodigy no momentum", "dadapt adam decay", "dadapt lion decay"])
+def test_half_precision_weights_move_as_the_packages(name):
+    """To bf16's rounding, which the package applies after each operation and ours once."""
+    moved = []
+    for optimizer_class in CASES[name][:2]:
+        parameters = [parameter.detach().bfloat16().requires_grad_() for parameter in network()]
+        optimizer = optimizer_class(parameters, **CASES[name][2] | ({"d0": 1e-2} if "d0" in CASES[name][2] else {"lr": 0.05}))
+        for step in range(5):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, 0.1 * (step + 1))
+            optimizer.step()
+        moved.append(torch.cat([(end.float() - start).flatten() for end, start in zip(parameters, network(), strict=True)]))
+    assert (moved[0] - moved[1]).norm() <= 0.1 * moved[1].norm()
+
+
 @pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptLion])
 def test_two_rates_are_refused(optimizer_class):
     parameters = network()
