@@ -121,7 +121,8 @@ class NanGuard:
         pending, self._pending = self._pending, None
         if pending is None:
             return False
-        if skips_on_device(self._optimizer) and isinstance(self._optimizer, MultiTensorStep) and pending.flags.read().any():
+        ours = isinstance(self._optimizer, MultiTensorStep) and self._optimizer.leaves_out()
+        if ours and pending.flags.read().any():
             self._optimizer.step_left_out()
         return self._react(pending)
 
