@@ -222,8 +222,11 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it is one of torch's optimizers in the fused form, which goes by `found_inf`."""
-    return isinstance(optimizer, torch.optim.Adam | torch.optim.SGD | torch.optim.Adagrad) and all(
+    """Whether it is one of torch's optimizers in the fused form, which goes by `found_inf`.
+
+    Not SGD: a first step that is left out leaves its momentum to whatever was in that memory before.
+    """
+    return isinstance(optimizer, torch.optim.Adam | torch.optim.Adagrad) and all(
         group.get("fused") for group in optimizer.param_groups
     )
 

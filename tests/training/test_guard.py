@@ -14,8 +14,9 @@ from library.optim.prodigy import Prodigy
 from library.training.guard import GuardSettings, NanGuard, TrainingRuined, clip, gradient_norms, weights_are_finite
 from library.training.optimization import Optimization
 
-OPTIMIZERS = {  # the first is judged by the host, the others leave a step out on the device
+OPTIMIZERS = {  # the first two are judged by the host, the others leave a step out on the device
     "AdamW foreach": partial(torch.optim.AdamW, fused=False),
+    "SGD fused": partial(torch.optim.SGD, momentum=0.9, fused=True),
     "AdamW fused": partial(torch.optim.AdamW, fused=True),
     "Lion": Lion,
     "Prodigy": Prodigy,
@@ -81,6 +82,17 @@ def test_a_bad_update_changes_neither_weights_nor_optimizer_state(what, kind):
     scene.update()
     assert not same(scene.values(), before)
     assert weights_are_finite(scene.network) and scene.guard.skipped == 1
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_bad_first_update_leaves_no_trace_in_the_second(kind):
+    scene, fresh = Scene(kind=kind), Scene(kind=kind)
+    scene.update(bad=math.nan)
+    fresh.step += 1  # the second update of both has the same gradients
+    scene.update()
+    fresh.update()
+    scene.guard.settle()
+    assert same(scene.values(), fresh.values())
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
