@@ -221,9 +221,7 @@ class Loan {
       if (value.isTensor()) {
         value = handed_back(value.toTensor(), alias);
       } else if (value.isTensorList()) {
-        std::vector<at::Tensor> list;
-        for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(handed_back(tensor, alias));
-        value = c10::List<at::Tensor>(list);
+        value = each(value, [&](const at::Tensor& tensor) { return handed_back(tensor, alias); });
       }
     }
   }
@@ -234,13 +232,18 @@ class Loan {
     bool written;
   };
 
+  template <class Change>
+  static c10::List<at::Tensor> each(const c10::IValue& tensors, Change change) {
+    c10::List<at::Tensor> changed;
+    for (const at::Tensor& tensor : tensors.toTensorVector()) changed.push_back(change(tensor));
+    return changed;
+  }
+
   void lend(c10::IValue& value, const c10::AliasInfo* alias) {
     if (value.isTensor()) {
       value = lent(value.toTensor(), alias);
     } else if (value.isTensorList()) {
-      std::vector<at::Tensor> list;
-      for (const at::Tensor& tensor : value.toTensorVector()) list.push_back(lent(tensor, alias));
-      value = c10::List<at::Tensor>(list);
+      value = each(value, [&](const at::Tensor& tensor) { return lent(tensor, alias); });
     } else if (value.isOptionalTensorList()) {
       c10::List<std::optional<at::Tensor>> list;
       for (std::optional<at::Tensor> entry : value.toOptionalTensorVector()) {
