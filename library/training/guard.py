@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from library.optim.multi_tensor import MultiTensorStep
+from library.optim.multi_tensor import HALF, MultiTensorStep
 from library.training.host_copies import HostCopy
 from library.training.snapshots import Snapshot
 from library.training.step import MicroStep
@@ -110,9 +110,12 @@ class NanGuard:
         if self._scaler is None and not skips_on_device(self._optimizer):
             return self._react(verdict)
         self.settle()
+        bad = flags.any().to(torch.float32)
         if self._scaler is None:
-            self._optimizer.found_inf = flags.any().to(torch.float32)
-            self._optimizer.grad_scale = None
+            self._optimizer.found_inf, self._optimizer.grad_scale = bad, None
+        else:  # it looks at the gradients alone; there is no public way to tell it of more
+            for found in self._scaler._found_inf_per_device(self._optimizer).values():
+                found.copy_(torch.maximum(found, bad))
         self._pending = verdict
         return False
 
@@ -244,7 +247,8 @@ def halve_rate(optimizer: torch.optim.Optimizer, lr_scheduler) -> None:
 def gradient_norms(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], Tensor]:
     """The parameters that have a gradient, and each gradient's norm as one tensor (n,)."""
     trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norms = torch._foreach_norm([parameter.grad for parameter in trained])
+    half = any(parameter.grad.dtype in HALF for parameter in trained)  # whose norm may be too large for it
+    norms = torch._foreach_norm([parameter.grad for parameter in trained], 2, dtype=torch.float32 if half else None)
     return trained, torch.stack([norm.float() for norm in norms]) if norms else torch.zeros(0)
 
 

@@ -196,23 +196,49 @@ class InFp16:
         self.scaler.unscale_(optimizer.optimizer)
 
 
+    def optimization(self, scene) -> Optimization:
+        return Optimization(
+            built=SimpleNamespace(optimizer=scene.optimizer), optimizer=self.optimizer, lr_scheduler=scene.schedule, rate_names=None,
+            network=scene.network, hooks=SimpleNamespace(gradients_ready=lambda: None, weights_changed=lambda: None),
+            trainable=list(scene.network.values()), max_grad_norm=1.0, accelerator=self,
+            guard=NanGuard(GuardSettings(), scene.network, scene.optimizer, scene.schedule, self.scaler),
+        )  # fmt: skip
+
+
+def three_updates_in_fp16(scene, *, second_factor=1.0, second_loss=0.5):
+    """Three updates; the gradients of the second are `second_factor` times the others. The guard, the scaler, values and `made` of each."""
+    accelerator = InFp16(scene.optimizer)
+    optimization = accelerator.optimization(scene)
+    values, made = [], []
+    for step, (factor, loss) in enumerate(((1.0, 0.5), (second_factor, second_loss), (1.0, 0.5)), start=1):
+        accelerator.scaler.scale(sum(parameter.sum() for parameter in scene.network.values()) * factor).backward()
+        optimization.guard.note(micro_step(loss, 0.0))
+        made.append(optimization.update(step).made)
+        values.append(scene.values())
+    return optimization.guard, accelerator.scaler, values, made
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_step_that_the_gradient_scaler_forbids_changes_nothing_and_the_schedule_waits(kind, caplog):
     scene = Scene(kind=kind)
-    accelerator = InFp16(scene.optimizer)
-    parameters = list(scene.network.values())
-    optimization = Optimization(
-        built=SimpleNamespace(optimizer=scene.optimizer), optimizer=accelerator.optimizer, lr_scheduler=scene.schedule, rate_names=None,
-        network=scene.network, hooks=SimpleNamespace(gradients_ready=lambda: None, weights_changed=lambda: None), trainable=parameters,
-        max_grad_norm=1.0, accelerator=accelerator,
-        guard=NanGuard(GuardSettings(), scene.network, scene.optimizer, scene.schedule, accelerator.scaler),
-    )  # fmt: skip
-    values, made = [], []
-    for step, factor in enumerate((1.0, math.inf, 1.0), start=1):
-        accelerator.scaler.scale(sum(parameter.sum() for parameter in parameters) * factor).backward()
-        made.append(optimization.update(step).made)
-        values.append(scene.values())
+    guard, scaler, values, made = three_updates_in_fp16(scene, second_factor=math.inf)
     assert made == [True, False, True]
     assert same(values[0], values[1]) and not same(values[1], values[2])
-    assert scene.schedule.last_epoch == 2 and accelerator.scaler.get_scale() == 4.0
-    assert optimization.guard.skipped == 0 and "left out" not in caplog.text
+    assert scene.schedule.last_epoch == 2 and scaler.get_scale() == 4.0
+    assert guard.skipped == 0 and "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_bad_loss_whose_gradients_are_finite_makes_no_step_in_fp16_either(kind, caplog):
+    scene = Scene(kind=kind)
+    guard, _, values, made = three_updates_in_fp16(scene, second_loss=math.inf)
+    assert made == [True, False, True]
+    assert same(values[0], values[1]) and not same(values[1], values[2])
+    assert scene.schedule.last_epoch == 2
+    assert guard.skipped == 1 and "step 2: update left out, NaN or infinite values in loss" in caplog.text
+
+
+def test_norms_of_fp16_gradients_may_exceed_what_fp16_holds():
+    parameter = torch.nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    parameter.grad = torch.full_like(parameter, 6e4)
+    assert gradient_norms([parameter])[1].tolist() == [pytest.approx(1.2e5, rel=1e-3)]
