@@ -2,9 +2,10 @@
 
     python bench/optimizers.py [--device cuda] [--model sd15] [--rank 16] [--steps 20] [--apart 50]
 
-One thread on the CPU. The parameters are those of a networks.lora on SD 1.5 (U-Net and text encoder) or SDXL (U-Net). Reads are counted
-at the tensor methods that wait for the device; on the CPU nothing waits, and foreach AdamW's are those of its own step counters.
-`apart` is how far the parameters lie from the package's after that many steps, relative to how far they have moved (0 leaves it out).
+On a GPU ours have a second row, with their Triton kernels; on the CPU one thread works. The parameters are those of a networks.lora on
+SD 1.5 (U-Net and text encoder) or SDXL (U-Net). Reads are counted at the tensor methods that wait for the device; on the CPU nothing
+waits, and foreach AdamW's are those of its own step counters. `apart` is how far the parameters lie from the package's after that many
+steps, relative to how far they have moved (0 leaves it out).
 """
 
 import argparse
@@ -25,6 +26,7 @@ from transformers.optimization import Adafactor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.optim import adafactor, dadapt, lion, prodigy
+from library.training.optimizer_kernels import use_kernels
 from networks import lora
 
 READS = ("item", "tolist", "__float__", "__bool__", "__int__")
@@ -55,6 +57,24 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "DAdaptLion of dadaptation": (lambda groups: dadaptation.DAdaptLion(groups, lr=1.0), None),
     "DAdaptLion": (lambda groups: dadapt.DAdaptLion(groups, lr=1.0), "DAdaptLion of dadaptation"),
 }
+WITH_KERNELS = ("Lion", "Prodigy", "DAdaptAdam", "DAdaptLion")
+
+
+def by_kernels(build: Callable) -> Callable:
+    """The same optimizer, with its kernels if they run on its parameters' device."""
+
+    def built(groups):
+        optimizer = build(groups)
+        use_kernels(optimizer, groups[0]["params"][0].device)
+        return optimizer
+
+    return built
+
+
+def rows_for(device: str) -> dict[str, tuple[Callable, str | None]]:
+    if not device.startswith("cuda"):
+        return ROWS
+    return ROWS | {f"{name}, kernels": (by_kernels(ROWS[name][0]), ROWS[name][1]) for name in WITH_KERNELS}
 
 
 def lora_shapes(model: str, rank: int) -> list[torch.Size]:
@@ -131,10 +151,10 @@ def trained(build: Callable, shapes: list[torch.Size], device: str, steps: int) 
     return [parameter.detach() for parameter in parameters]
 
 
-def apart(name: str, other: str, shapes: list[torch.Size], device: str, steps: int) -> float:
+def apart(build: Callable, package: Callable, shapes: list[torch.Size], device: str, steps: int) -> float:
     """Distance of ours to the package's parameters over the distance from the start."""
     start = [parameter.detach() for parameter in parameters_of(shapes, device)]
-    ours, theirs = (trained(ROWS[row][0], shapes, device, steps) for row in (name, other))
+    ours, theirs = (trained(one, shapes, device, steps) for one in (build, package))
 
     def norm(left, right):
         return torch.stack(torch._foreach_norm(torch._foreach_sub(left, right))).norm().item()
@@ -156,12 +176,12 @@ def main() -> None:
     print(f"LoRA on {args.model}, rank {args.rank}: {len(shapes)} tensors, {count:,} numbers; {args.device}, torch {torch.__version__}\n")
     print("| optimizer | ms per step | times AdamW | host reads | apart |\n|---|---|---|---|---|")
     base = None
-    for name, (build, package) in ROWS.items():
+    for name, (build, package) in rows_for(args.device).items():
         optimizer = build([{"params": parameters_of(shapes, args.device)}])
         milliseconds(optimizer.step, 3, args.device)
         time_taken, reads = milliseconds(optimizer.step, args.steps, args.device), host_reads(optimizer.step, args.device)
         base = base or time_taken
-        distance = f"{apart(name, package, shapes, args.device, args.apart):.0e}" if package and args.apart else ""
+        distance = f"{apart(build, ROWS[package][0], shapes, args.device, args.apart):.0e}" if package and args.apart else ""
         print(f"| {name} | {time_taken:.1f} | {time_taken / base:.2f} | {reads} | {distance} |", flush=True)
 
 

@@ -6,7 +6,8 @@ The step is that of bench/count.py: LoRA of all layers, AdamW, clipping; no data
 each turn in a process of its own. --plain leaves ours out, --no_plain the other. What is plain: norms and gates by torch, contiguous
 pictures, torch's own convolutions. On the CPU the kernels do not run, so little but the convolutions differs.
 --layers adds a way without anything of ours: a LoRA computed layer by layer, as sd-scripts does (bench/layer_by_layer.py), with foreach
-AdamW and, on the CPU, the C library's usual way with freed memory. --cuda_graph adds ours recorded and replayed.
+AdamW and, on the CPU, the C library's usual way with freed memory. --cuda_graph adds ours recorded and replayed. --optimizers adds
+ours with other optimizers than AdamW, each by its name for --optimizer_type.
 """
 
 import argparse
@@ -28,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import count, layer_by_layer
 from library.kernels.pointwise import kernels_for
 from library.kernels.replay import Replays, cuda_recorder
+from library.optim.optimizers import build_optimizer
 from library.training.allocator import keep_freed_memory
+from library.training.optimizer_kernels import use_kernels
 
 TINY = {
     "sd": {"block_out_channels": (32, 64, 64, 64), "attention_head_dim": 4, "cross_attention_dim": 64},
@@ -43,6 +46,7 @@ TINY = {
 TINY_CLIP = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 WARM_UP = 3
 OURS, PLAIN, RECORDED, LAYERS = "ours", "plain", "recorded", "layers"
+OWN_RATE = ("Prodigy", "DAdaptAdam", "DAdaptLion", "DAdaptation")  # multiply --learning_rate by one they find
 
 
 def device_name(device: str) -> str:
@@ -67,11 +71,15 @@ def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tupl
         models = count.full_size_models(options.family, dtype)
     step = count.prepared_step(
         models, options.family, rank=options.rank, batch=options.batch, size=options.size, dtype=dtype, unet_only=options.unet_only,
-        kernels=way in (OURS, RECORDED), checkpointing=options.gradient_checkpointing, device=device,
+        kernels=way not in (PLAIN, LAYERS), checkpointing=options.gradient_checkpointing, device=device,
         create=functools.partial(layer_by_layer.create, options.rank, unet_only=options.unet_only) if way == LAYERS else None,
     )  # fmt: skip
     if way == LAYERS:
         step.optimizer = torch.optim.AdamW(step.network.parameters(), lr=1e-4, foreach=True)
+    if way in options.optimizers:
+        groups = [{"params": list(step.network.parameters())}]
+        step.optimizer = build_optimizer(way, None, groups, learning_rate=1.0 if way in OWN_RATE else 1e-4).optimizer
+        use_kernels(step.optimizer, torch.device(device))
     if way == RECORDED:
         step.parts = replace(step.parts, replays=Replays(step.network.leaves(), cuda_recorder()))
     if device == "cuda":
@@ -116,6 +124,7 @@ def main() -> None:
     only.add_argument("--no_plain", action="store_true", help="ours only")
     parser.add_argument("--layers", action="store_true", help="also a LoRA computed layer by layer, as sd-scripts does")
     parser.add_argument("--cuda_graph", action="store_true", help="ours a second time, with the U-Net's part as CUDA graphs")
+    parser.add_argument("--optimizers", nargs="+", default=[], metavar="NAME", help="also ours with each of these: Lion Prodigy ...")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,6 +139,7 @@ def main() -> None:
     chosen = [PLAIN] if options.plain else [OURS] if options.no_plain else [OURS, PLAIN]
     chosen += [RECORDED] if options.cuda_graph else []
     chosen += [LAYERS] if options.layers else []
+    chosen += options.optimizers
     seconds: dict[str, list[float]] = {way: [] for way in chosen}
     peaks: dict[str, float] = dict.fromkeys(chosen, 0.0)
     for number in range(options.rounds):
@@ -144,7 +154,8 @@ def main() -> None:
     print(f"{options.family}{', tiny' if options.tiny else ''}, {options.size} px, batch {options.batch}, rank {options.rank}, "
           f"{options.precision}, {device_name(device)}, torch {torch.__version__}")  # fmt: skip
     for way, figure in figures.items():
-        print(f"  {way:8} median {figure['median'] * 1e3:9.1f} ms   min {figure['min'] * 1e3:9.1f} ms   peak {figure['peak_gib']:6.2f} GiB")
+        median, least = (figure[name] * 1e3 for name in ("median", "min"))
+        print(f"  {way:11} median {median:9.1f} ms   min {least:9.1f} ms   peak {figure['peak_gib']:6.2f} GiB")
     for way in chosen[1:]:
         print(f"  {way} takes {figures[way]['median'] / figures[chosen[0]]['median']:.2f} times as long as {chosen[0]}")
 

@@ -1,13 +1,10 @@
-"""Norms and gates of the U-Net: plain torch, or one Triton kernel each way in half precision, chosen here and nowhere else.
+"""Norms and gates of the U-Net: plain torch, or one Triton kernel each way in half precision, chosen here.
 
 On a GPU under autocast torch casts to fp32 for a norm and back for what follows, each a pass over memory; the kernels compute in fp32
 too, but read and write half precision. They are operators of torch's own kind, so fake tensors see each as one operation.
 """
 
 import functools
-import importlib.util
-import logging
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,14 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from library.kernels import triton_here
 from library.kernels.recompute import CheapOutputs
 
-logger = logging.getLogger(__name__)
-
-OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0)}  # compute capability that Triton's code for a dtype needs
-# Of a compiler, a driver or a package, beside Triton's own error; an AssertionError where libcuda is not found.
-TRITON_FAILS_WITH = (RuntimeError, OSError, ImportError, AssertionError, AttributeError, ValueError, subprocess.SubprocessError)
-
+HALF = (torch.float16, torch.bfloat16)
+TOLERANCE = 0.02  # of a norm: what half precision rounds in a few operations is a tenth of it
 NORM = "Tensor weight, Tensor bias"
 SIGNATURES = {
     "group_norm": f"(Tensor x, Tensor? shift, {NORM}, int groups, float eps, bool silu) -> (Tensor, Tensor, Tensor)",
@@ -106,7 +100,7 @@ class Pointwise:
         return self.cheap.note(output, compute, *inputs)
 
     def _fuses(self, x: Tensor, norm: nn.Module | None = None) -> bool:
-        if not self.fused or x.dtype not in OLDEST_GPU or torch.compiler.is_compiling():  # the compiler fuses plain torch by itself
+        if not self.fused or x.dtype not in HALF or torch.compiler.is_compiling():  # the compiler fuses plain torch by itself
             return False
         return norm is None or (norm.weight is not None and norm.bias is not None and not norm.weight.requires_grad)
 
@@ -162,30 +156,25 @@ class _GEGLU(torch.autograd.Function):
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the kernels run on `device` in `dtype`: tried once, for Triton also needs a C compiler and a driver of its liking.
-
-    Silent where there is nothing to mend: another device, fp32, an older GPU, no Triton (as on Windows).
-    """
-    if device.type != "cuda" or dtype not in OLDEST_GPU or importlib.util.find_spec("triton") is None:
-        return False
-    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST_GPU[dtype]:
-        return False
-    return trial(device, dtype)
+    """Whether the kernels run on `device` in `dtype`, tried out."""
+    return dtype in HALF and triton_here.may_run(device, dtype) and trial(device, dtype)
 
 
 def trial(device: torch.device, dtype: torch.dtype) -> bool:
-    """Runs each kernel once on a few numbers; where one fails, says why in one line."""
-    import triton
+    """Runs each kernel both ways on a few numbers; where one fails or gives other numbers than plain torch, says why in one line."""
+    return triton_here.runs(functools.partial(compare, device, dtype), "norms and gates are computed by plain torch")
 
-    its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
-    pointwise, norm = Pointwise(fused=True), nn.GroupNorm(1, 2).to(device, dtype).requires_grad_(False)
-    x = torch.ones(1, 2, 2, 2, device=device, dtype=dtype, requires_grad=True)
-    try:
-        result = pointwise.group_norm(x, norm, silu=True)
-        result = pointwise.layer_norm(result, nn.LayerNorm(2).to(device, dtype).requires_grad_(False))
-        pointwise.geglu(result).sum().backward()
-    except (its_own_error, *TRITON_FAILS_WITH) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("norms and gates are computed by plain torch, a little slower: Triton does not work here (%s)", reason[0])
-        return False
-    return True
+
+def compare(device: torch.device, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(shape, generator=generator).to(device, dtype) for shape in ((2, 4, 3, 6), (2, 4, 3, 3)))
+    norm = nn.GroupNorm(2, 4).to(device, dtype).requires_grad_(False)
+    rows = nn.LayerNorm(6).to(device, dtype).requires_grad_(False)
+    answers = []
+    for form in (Pointwise(fused=False), Pointwise(fused=True)):
+        leaf = x.clone().requires_grad_()
+        result = form.geglu(form.layer_norm(form.group_norm(leaf, norm, silu=True), rows))
+        answers.append((result, *torch.autograd.grad(result, leaf, gradient)))
+    for expected, found in zip(*answers, strict=True):
+        if not (found - expected).float().norm() <= TOLERANCE * expected.float().norm():
+            raise RuntimeError(f"its numbers in {dtype} are not those of plain torch")

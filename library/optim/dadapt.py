@@ -17,6 +17,8 @@ FOUND = ("d", "numerator_weighted", "k")
 class _Adapted(MultiTensorStep):
     """What both have in common. Their own logging and sharded training go the package's way."""
 
+    has_kernels = True
+
     def leaves_out(self) -> bool:
         return not any(group["log_every"] or group["fsdp_in_use"] for group in self.param_groups)
 
@@ -86,7 +88,11 @@ class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
         """Moves the running averages on; returns these parameters' share in numerator and denominator, (2,)."""
         beta1, beta2 = self.param_groups[0]["betas"]
         scale = group["layer_scale"]
-        sums, averages, squares = ([self.state[parameter][name] for parameter in parameters] for name in ("s", "exp_avg", "exp_avg_sq"))
+        averages, squares, sums = self.states(parameters, "exp_avg", "exp_avg_sq", "s")
+        if kernels := self.kernels_for(gradients, averages, squares, sums):
+            lists = [gradients, averages, squares, sums]
+            along, size = kernels.dadapt_adam_averages(self.found_inf, lists, step_size, (beta1, beta2), group["eps"], scale).unbind()
+            return torch.stack([along * (scale * step_size), size * scale])
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_add_(denominators, group["eps"])
         numerator = products_sum(gradients, torch._foreach_div(sums, denominators)) * (scale * step_size)
@@ -100,11 +106,16 @@ class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
 
     def _move(self, group, parameters, decouple, step_size, still):
         self.count(parameters)
-        denominators = torch._foreach_sqrt([self.state[parameter]["exp_avg_sq"] for parameter in parameters])
+        averages, squares = self.states(parameters, "exp_avg", "exp_avg_sq")
+        decay = group["weight_decay"] if decouple else 0.0
+        if kernels := self.kernels_for(parameters, averages, squares):
+            kernels.dadapt_adam_move(still, [parameters, averages, squares], step_size, group["eps"], decay)
+            return
+        denominators = torch._foreach_sqrt(squares)
         torch._foreach_add_(denominators, group["eps"])
-        changes = torch._foreach_div([self.state[parameter]["exp_avg"] for parameter in parameters], denominators)
-        if group["weight_decay"] != 0 and decouple:
-            torch._foreach_add_(changes, scaled(parameters, group["weight_decay"] * step_size))
+        changes = torch._foreach_div(averages, denominators)
+        if decay != 0:
+            torch._foreach_add_(changes, scaled(parameters, decay * step_size))
         move_unless(still, parameters, changes, 1.0)
 
 
@@ -126,7 +137,11 @@ class DAdaptLion(_Adapted, dadaptation.DAdaptLion):
         for parameter in parameters:
             if "exp_avg" not in self.state[parameter]:
                 self.state[parameter].update({name: torch.zeros_like(parameter) for name in ("exp_avg", "s")})
-        averages, sums = ([self.state[parameter][name] for parameter in parameters] for name in ("exp_avg", "s"))
+        averages, sums = self.states(parameters, "exp_avg", "s")
+        if kernels := self.kernels_for(parameters, gradients, averages, sums):
+            lists = [parameters, gradients, averages, sums]
+            along, size = kernels.dadapt_lion(self.found_inf, lists, step_size, (beta1, beta2), group["weight_decay"]).unbind()
+            return torch.stack([along * step_size, size])
         updates = torch._foreach_mul(averages, beta1)
         torch._foreach_add_(updates, gradients, alpha=1 - beta1)
         torch._foreach_sign_(updates)

@@ -3,11 +3,13 @@
 import lion_pytorch
 import torch
 
-from library.optim.multi_tensor import MultiTensorStep, with_gradients
+from library.optim.multi_tensor import MultiTensorStep, on_device, with_gradients
 
 
 class Lion(MultiTensorStep, lion_pytorch.Lion):
     """The package's class with another `step`, which can be left out on the device."""
+
+    has_kernels = True
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -28,7 +30,10 @@ class Lion(MultiTensorStep, lion_pytorch.Lion):
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
-        averages = [self.state[parameter]["exp_avg"] for parameter in parameters]
+        (averages,) = self.states(parameters, "exp_avg")
+        if kernels := self.kernels_for(parameters, gradients, averages):
+            kernels.lion(self.found_inf, [parameters, gradients, averages], on_device(rate, gradients[0].device), (beta1, beta2), decay)
+            return
         updates = torch._foreach_mul(averages, beta1)
         torch._foreach_add_(updates, gradients, alpha=1.0 - beta1)
         torch._foreach_sign_(updates)

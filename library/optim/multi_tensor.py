@@ -6,6 +6,7 @@ that reads nothing on the host never waits for the GPU.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class MultiTensorStep:
     """
 
     found_inf: Tensor | None = None
+    has_kernels = False
+    kernels: ModuleType | None = None  # library.optim.triton_steps, to be set where its kernels run on the parameters' device
     _step_supports_amp_scaling = False  # true lets torch's gradient scaler hand over `found_inf`, which it reads otherwise
     param_groups: list[dict[str, Any]]
     state: dict[Tensor, dict[str, Any]]
@@ -54,10 +57,15 @@ class MultiTensorStep:
     def scalars(self, names: Iterable[str]) -> list[Tensor]:
         """Numbers of the first group as float64 scalars on the device of its parameters."""
         first, device = self.param_groups[0], self.param_groups[0]["params"][0].device
-        return [
-            first[name].to(device) if isinstance(first[name], Tensor) else torch.full((), first[name], dtype=torch.float64, device=device)
-            for name in names
-        ]
+        return [on_device(first[name], device) for name in names]
+
+    def kernels_for(self, *lists: Sequence[Tensor | None]) -> ModuleType | None:
+        """The kernels, if there are any and they take these tensors."""
+        return self.kernels if self.kernels is not None and self.kernels.fit(*lists) else None
+
+    def states(self, parameters: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
+        """Of each name, what is kept under it for each of the parameters; None where there is nothing."""
+        return [[self.state[parameter].get(name) for parameter in parameters] for name in names]
 
     def keep(self, found: Mapping[str, Tensor], denominator: Tensor) -> Tensor:
         """Writes what a step found into all groups, unless it is left out or `denominator`, that of the estimate of d, is still 0.
@@ -87,6 +95,11 @@ class MultiTensorStep:
     def average(self, targets: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:
         """targets += weight * (values - targets)."""
         self.move(targets, values, -weight, decay=-1.0)
+
+
+def on_device(number: float | Tensor, device: torch.device) -> Tensor:
+    """A float64 scalar on the device."""
+    return number.to(device) if isinstance(number, Tensor) else torch.full((), number, dtype=torch.float64, device=device)
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -140,15 +153,24 @@ def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
 def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other.
 
-    A part is of one device and dtype. On the CPU it is about what stays in its cache from one operation to the next.
+    A part is of one device and dtype. On the CPU it is about what stays in its cache from one operation to the next. A gradient has
+    its numbers in the order of its parameter's: torch's fused kernels go by their place in memory.
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
         if parameter.grad is not None:
+            parameter.grad = laid_out_like(parameter, parameter.grad)
             alike[parameter.device, parameter.dtype].append(parameter)
     for (device, _), parameters in alike.items():
         for part in _cache_sized(parameters) if device.type == "cpu" else [parameters]:
             yield part, [parameter.grad for parameter in part]
+
+
+def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, copied if its numbers lie in another order; a recorded backward pass hands such ones out."""
+    if (gradient.is_contiguous() and parameter.is_contiguous()) or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _cache_sized(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:

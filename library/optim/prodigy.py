@@ -17,6 +17,8 @@ FOUND = ("d", "d_max", "d_numerator", "k")  # and, from the first step on, d_den
 class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
     """The package's class with another `step`. Sliced statistics and sharded training go the package's way."""
 
+    has_kernels = True
+
     def leaves_out(self) -> bool:
         return not any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups)
 
@@ -41,19 +43,20 @@ class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
         distance, highest, numerator, steps = self.scalars(FOUND)
         step_size = distance * rate * self.bias_correction(first, steps)
 
-        numerators, denominators = [], []
+        sums = []
         for group in self.param_groups:
             for parameters, gradients in with_gradients(group):
                 self._prepare(parameters, beta1)
                 if group["weight_decay"] != 0 and not first["decouple"]:
                     torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
                 if group["lr"] > 0.0:
-                    numerators.append(self._moved(parameters, gradients) * (distance / group["d0"] * step_size))
-                    denominators.append(self._update_averages(group, parameters, gradients, beta3, distance, step_size))
-        if not denominators:
+                    weight = distance / group["d0"] * (distance if group["safeguard_warmup"] else step_size)
+                    moved, size = self._update_averages(parameters, gradients, beta3, distance, weight).unbind()
+                    sums.append(torch.stack([moved * (distance / group["d0"] * step_size), size]))
+        if not sums:
             return
-        numerator = numerator * beta3 + torch.stack(numerators).sum()
-        denominator = torch.stack(denominators).sum()
+        moved, denominator = torch.stack(sums).sum(dim=0).unbind()
+        numerator = numerator * beta3 + moved
         estimate = first["d_coef"] * numerator / denominator
         grown = torch.where(distance == first["d0"], torch.maximum(distance, estimate), distance)
         highest = torch.maximum(highest, estimate)
@@ -93,26 +96,33 @@ class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
             moved += products_sum(flat_gradients, torch._foreach_sub(starts, flat_parameters))
         return moved
 
-    def _update_averages(self, group, parameters, gradients, beta3, distance, step_size):
-        """Moves the running averages on; returns the sum of |s|."""
+    def _update_averages(self, parameters, gradients, beta3, distance, weight):
+        """Moves the running averages on; returns (gradients times the way back to the starting point, |s|), summed, (2,)."""
         beta1, beta2 = self.param_groups[0]["betas"]
-        averages, squares, sums = ([self.state[parameter].get(name) for parameter in parameters] for name in ("exp_avg", "exp_avg_sq", "s"))
+        averages, squares, sums, starts = self.states(parameters, "exp_avg", "exp_avg_sq", "s", "p0")
+        lists = [parameters, gradients, [start if start.dim() else None for start in starts], averages, squares, sums]
+        if beta1 > 0 and (kernels := self.kernels_for(*lists)):
+            return kernels.prodigy_averages(self.found_inf, lists, distance, weight, (beta1, beta2, beta3))
+        moved = self._moved(parameters, gradients)
         changes = scaled(gradients, distance)
         if beta1 > 0:
             self.average(averages, changes, 1 - beta1)
         torch._foreach_mul_(changes, changes)
         self.average(squares, changes, 1 - beta2)
-        weight = distance / group["d0"] * (distance if group["safeguard_warmup"] else step_size)
         self.move(sums, scaled([gradient.reshape(-1) for gradient in gradients], weight), -1.0, decay=beta3 - 1)
-        return absolute_sum(sums)
+        return torch.stack([moved, absolute_sum(sums)])
 
     def _move(self, group, parameters, gradients, step_size, still):
         """The step itself, with the new d. still: 1 where nothing is to move."""
         first = self.param_groups[0]
+        decay = group["weight_decay"] if first["decouple"] else 0.0
+        averages, squares = self.states(parameters, "exp_avg", "exp_avg_sq")
         self.count(parameters)
-        scales = torch._foreach_sqrt([self.state[parameter]["exp_avg_sq"] for parameter in parameters])
+        if first["betas"][0] > 0 and (kernels := self.kernels_for(parameters, averages, squares)):
+            kernels.prodigy_move(still, [parameters, averages, squares], step_size, first["d"] * group["eps"], decay)
+            return
+        scales = torch._foreach_sqrt(squares)
         # by its full name, as torch._foreach_add_ would read the scalar on the host
         torch.ops.aten._foreach_add_.Tensor(scales, (first["d"] * group["eps"]).to(scales[0].dtype))
-        averages = [self.state[parameter].get("exp_avg") for parameter in parameters]
         changes = torch._foreach_div(averages if first["betas"][0] > 0 else scaled(gradients, first["d"]), scales)
-        move_unless(still, parameters, changes, step_size, decay=group["weight_decay"] if first["decouple"] else 0.0)
+        move_unless(still, parameters, changes, step_size, decay=decay)

@@ -15,6 +15,7 @@ from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.training import adapter
 from library.training.accelerator import allow_half_precision_gradients, average_gradients, true_anywhere
 from library.training.guard import OFF, GuardSettings, NanGuard, clip, gradient_norms
+from library.training.optimizer_kernels import use_kernels
 from library.training.plan import Plan
 from library.training.precision import DTYPES
 from library.training.schedules import build_schedule
@@ -152,6 +153,7 @@ def assemble(
     """Adds the schedule, moves the network to the device and turns on the gradients of what is trained."""
     lr_scheduler = build_schedule(args, built, plan.total_steps, accelerator.num_processes)
     optimizer = place_network(args, network, built, accelerator)
+    use_kernels(built.optimizer, accelerator.device)
     if hasattr(network, "prepare_grad_etc"):
         network.prepare_grad_etc(*hooks.targets)
     trainable = adapter.trainable_parameters(network, built.optimizer.param_groups, strict_compat=args.strict_compat)

@@ -8,7 +8,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from library.kernels import pointwise
+from library.kernels import pointwise, triton_here
 from library.kernels.pointwise import Pointwise, kernels_for
 from library.kernels.unet_pointwise import own_pointwise
 from tests.offline import device_of_tests
@@ -160,17 +160,20 @@ def test_the_norms_and_gates_of_a_transformer_are_found(monkeypatch):
     assert seen == ["GroupNorm", "LayerNorm", "LayerNorm", "LayerNorm", "NoneType"]
 
 
-def test_kernels_are_for_half_precision_on_a_gpu_with_triton(monkeypatch, caplog):
+def test_kernels_are_for_half_precision(monkeypatch):
     gpu = torch.device("cuda")
     monkeypatch.setattr(pointwise, "trial", lambda device, dtype: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(triton_here, "may_run", lambda device, dtype: device.type == "cuda")
     assert kernels_for(gpu, torch.float16)
-    assert not kernels_for(gpu, torch.bfloat16)
     assert not kernels_for(gpu, torch.float32)
     assert not kernels_for(torch.device("cpu"), torch.float16)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not kernels_for(gpu, torch.float16)
-    assert not caplog.records
+
+
+def test_kernels_whose_numbers_are_wrong_are_not_used(monkeypatch, caplog):
+    right = pointwise.kernels.geglu_backward
+    monkeypatch.setattr(pointwise.kernels, "geglu_backward", lambda *tensors: 1.1 * right(*tensors))
+    assert not pointwise.trial(torch.device(DEVICE), torch.float16)
+    assert "Triton does not work here (its numbers in torch.float16 are not those of plain torch)" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, AssertionError])  # the second where libcuda is not found

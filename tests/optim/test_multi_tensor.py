@@ -165,6 +165,19 @@ def test_a_step_that_is_left_out_has_not_been(case, steps_before, bad):
         assert torch.equal(found, expected) and bool(found.isfinite().all())
 
 
+@pytest.mark.parametrize("case", LEAVING_OUT.values(), ids=LEAVING_OUT)
+def test_gradients_may_lie_otherwise_in_memory_than_their_parameters(case):
+    parameters, optimizer = trained(*case, steps=2)
+    others, twin = trained(*case, steps=2)
+    for parameter, other in zip(parameters[:-1], others, strict=False):
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+        other.grad = parameter.grad.transpose(0, -1).contiguous().transpose(0, -1)
+    optimizer.step()
+    twin.step()
+    for found, expected in zip(others, parameters, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_one_list_may_hold_tensors_of_several_dtypes():
     parameters = [torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)]
     for parameter in parameters:

@@ -1,0 +1,39 @@
+"""Whether Triton's kernels run on the device at hand: asked here and nowhere else."""
+
+import importlib.util
+import logging
+import subprocess
+from collections.abc import Callable
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Compute capability that Triton's code for a dtype needs.
+OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0), torch.float32: (7, 5)}
+# Of a compiler, a driver or a package, beside Triton's own error; an AssertionError where libcuda is not found.
+FAILS_WITH = (RuntimeError, OSError, ImportError, AssertionError, AttributeError, ValueError, subprocess.SubprocessError)
+
+
+def may_run(device: torch.device, dtype: torch.dtype) -> bool:
+    """False where there is nothing to mend: another device or dtype, an older GPU, no Triton (as on Windows)."""
+    if device.type != "cuda" or dtype not in OLDEST_GPU or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= OLDEST_GPU[dtype]
+
+
+def runs(attempt: Callable[[], object], otherwise: str) -> bool:
+    """Tries kernels out, for Triton also needs a C compiler and a driver of its liking.
+
+    attempt: raises what Triton raises, or RuntimeError if a result is wrong. One line says why, and what is done `otherwise`.
+    """
+    import triton
+
+    its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
+    try:
+        attempt()
+    except (its_own_error, *FAILS_WITH) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning("%s, a little slower: Triton does not work here (%s)", otherwise, reason[0])
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Hands our optimizers their kernels where these run and take the very steps of the plain torch form."""
+
+from collections import defaultdict
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from library.kernels import triton_here
+from library.optim.multi_tensor import MultiTensorStep
+
+SHAPES = ((3, 5), (5, 3))
+STEPS = 3
+TOLERANCE = {torch.float32: 1e-4}  # of the weights' norm; 1e-2 in half precision
+
+
+def use_kernels(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Sets `optimizer.kernels` if it is one of ours that has kernels and they work on `device`, where its parameters are."""
+    if not isinstance(optimizer, MultiTensorStep) or not optimizer.has_kernels:
+        return
+    dtypes = {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]}
+    if not dtypes or not all(triton_here.may_run(device, dtype) for dtype in dtypes):
+        return
+    otherwise = f"steps of {type(optimizer).__name__} are computed by plain torch"
+    if all(triton_here.runs(partial(compare, optimizer, device, dtype), otherwise) for dtype in dtypes):
+        from library.optim import triton_steps
+
+        optimizer.kernels = triton_steps
+
+
+def compare(optimizer: MultiTensorStep, device: torch.device, dtype: torch.dtype) -> None:
+    """Takes a few steps on a few numbers both ways. Raises RuntimeError if they lead to different places, besides what Triton raises."""
+    from library.optim import triton_steps
+
+    plain, by_kernels = (few_steps(optimizer, kernels, device, dtype) for kernels in (None, triton_steps))
+    for expected, found in zip(plain, by_kernels, strict=True):
+        if not (found - expected).norm() <= TOLERANCE.get(dtype, 1e-2) * expected.norm():
+            raise RuntimeError(f"its numbers in {dtype} are not those of plain torch")
+
+
+def few_steps(optimizer: MultiTensorStep, kernels, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Where small parameters end up after steps of an optimizer with the same settings."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for shape in SHAPES]
+    twin = object.__new__(type(optimizer))
+    twin.__dict__.update(optimizer.__dict__)
+    twin.kernels, twin.found_inf, twin.state = kernels, None, defaultdict(dict)
+    twin.param_groups = [{**optimizer.param_groups[0], "params": parameters, "lr": 1e-2}]
+    for _ in range(STEPS):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(device, dtype)
+        type(twin).step(twin)  # `twin.step` may be what a schedule or accelerate put there, with the optimizer's own
+    return [parameter.detach().float() for parameter in parameters]
