@@ -72,8 +72,8 @@ class Batch:
         return moved
 
     def pin_memory(self) -> "Batch":
-        """Called by the DataLoader when it pins batches for the GPU. Expanded tensors get memory of their own, torch cannot pin them."""
-        return self.unpacked()._mapped(lambda tensor: (tensor.contiguous() if 0 in tensor.stride() else tensor).pin_memory())
+        """Called by the DataLoader when it pins batches for the GPU; what lies there already stays."""
+        return self.unpacked()._mapped(pinned)
 
     def packed(self) -> "Batch":
         """For the way from a worker process: small tensors as arrays, which travel in the message itself.
@@ -85,3 +85,10 @@ class Batch:
     def unpacked(self) -> "Batch":
         """What `packed` was made of."""
         return self._mapped(torch.from_numpy, np.ndarray)
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """An expanded tensor gets memory of its own, as torch cannot pin it."""
+    if tensor.device.type != "cpu":
+        return tensor
+    return (tensor.contiguous() if 0 in tensor.stride() else tensor).pin_memory()

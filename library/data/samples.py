@@ -213,10 +213,10 @@ def _stacked(samples: list[Sample], name: str) -> Tensor | None:
 
 def _stacked_masks(samples: list[Sample]) -> Tensor | None:
     """(B, H, W), ones for images without a mask; None when no image has one."""
-    if all(sample.alpha_mask is None for sample in samples):
+    mask = next((sample.alpha_mask for sample in samples if sample.alpha_mask is not None), None)
+    if mask is None:
         return None
-    width, height = samples[0].target_size
-    return torch.stack([torch.ones(height, width) if sample.alpha_mask is None else sample.alpha_mask for sample in samples])
+    return torch.stack([torch.ones_like(mask) if sample.alpha_mask is None else sample.alpha_mask for sample in samples])
 
 
 def _stacked_states(samples: list[Sample]) -> dict[str, Tensor] | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from library.data.batch import Batch
 from library.data.group import DatasetGroup
-from library.data.held_caches import hold_small_caches
+from library.data.held_caches import hold_caches
 from library.data.loader import BatchLoader
 from library.models.family import Family, Models
 from library.training import adapter, base_models, optimization, previews, resuming, schedules, settings, text_caching, trackers
@@ -149,7 +149,7 @@ def prepare(args: Namespace, family: Family) -> Run:
     text_cached = text_caching.cache_text(data, args, family, models, accelerator)
     base_models.place_models(args, family, models, accelerator, network_settings, task.sharding, text_cached=text_cached)
     built, groups = optimization.build(args, network)
-    hold_small_caches(data.groups)
+    hold_caches(data.groups, accelerator.device)
     loader = settings.batch_loader(args, data, accelerator)
     data.train.set_max_train_steps(plan.total_steps)
     hooks = adapter.Hooks(network, family.text_encoder_for_network(models), models.unet)

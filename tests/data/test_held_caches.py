@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from library.data.held_caches import hold_small_caches
+from library.data.batch import pinned
+from library.data.held_caches import change_caches, hold_small_caches, keep_on_device
 from library.data.latent_cache import cache_latents
 from library.data.loader import BatchLoader
 from library.data.subsets import Subset
@@ -97,3 +98,43 @@ def test_a_damaged_file_is_told_by_its_name(tmp_path):
     np.savez(file, latents=np.zeros(3))
     with pytest.raises(ValueError, match=f"latent cache file {file}"):
         hold_small_caches([group])
+
+
+def tensors_of(group) -> list[torch.Tensor]:
+    found = []
+    for record in group.records:
+        change_caches(record, lambda tensor: found.append(tensor) or tensor)
+    return found
+
+
+@pytest.mark.parametrize("latents", [SD, MEMORY])
+def test_caches_go_to_the_device_if_they_fit_there(latents, tmp_path):
+    group = cached(tmp_path, latents=latents, text_files=FILES if latents is SD else None)
+    hold_small_caches([group])
+    distinct = {id(tensor): tensor.nbytes for tensor in tensors_of(group)}
+    keep_on_device([group], torch.device("meta"), sum(distinct.values()) - 1)
+    assert {tensor.device.type for tensor in tensors_of(group)} == {"cpu"}
+    keep_on_device([group], torch.device("meta"), sum(distinct.values()))
+    assert {tensor.device.type for tensor in tensors_of(group)} == {"meta"}
+    assert len({id(tensor) for tensor in tensors_of(group)}) == len(distinct)
+    batch = group[1, 0, 0]
+    on_device = [batch.latents, batch.alpha_masks, *batch.text_states.values()]
+    assert {tensor.device.type for tensor in on_device} == {"meta"} and all(pinned(tensor) is tensor for tensor in on_device)
+    assert batch.loss_weights.device.type == "cpu"
+
+
+def test_batches_are_the_same_from_any_device(tmp_path):
+    group = cached(tmp_path)
+    hold_small_caches([group])
+    expected = batches(group)
+    keep_on_device([group], torch.device("cpu"), 2**30)
+    for one, other in zip(expected, batches(group), strict=True):
+        assert_same(one, other)
+
+
+@pytest.mark.parametrize("strict_compat", [True, False])
+def test_what_workers_read_or_send_stays_in_main_memory(strict_compat, tmp_path):
+    group = cached(tmp_path, strict_compat=strict_compat, latents=MEMORY, text_files=None if strict_compat else FILES)
+    before = {tensor.device.type for tensor in tensors_of(group)} if strict_compat else {"cpu"}
+    keep_on_device([group], torch.device("meta"), 2**30)
+    assert before == {"cpu"} and {record.latents.device.type for record in group.records} == {"cpu"}

@@ -147,6 +147,12 @@ def test_a_bad_update_is_left_out_on_the_device(run_of, monkeypatch, capsys):
     assert all(torch.isfinite(parameter).all() for parameter in run.network.parameters())
 
 
+@pytest.mark.parametrize("place", [["--cache_latents"], ["--cache_latents_to_disk"]])
+def test_small_caches_wait_on_the_gpu(place, run_of):
+    batch = next(run_of("gpu", *place).loader.epoch(1))
+    assert batch.latents.device.type == "cuda" and batch.loss_weights.device.type == "cpu"
+
+
 def test_expanded_tensors_are_pinned_too():
     """torch itself cannot: several elements of such a tensor lie in one place."""
     batch = sample_batch(2)
