@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import bitsandbytes.optim
 import dadaptation
 import lion_pytorch
 import prodigyopt
@@ -25,7 +26,7 @@ from transformers.optimization import Adafactor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.optim import adafactor, dadapt, lion, prodigy
+from library.optim import adafactor, dadapt, eight_bit, lion, prodigy
 from library.training.optimizer_kernels import use_kernels
 from networks import lora
 
@@ -46,6 +47,8 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "torch AdamW, foreach": (lambda groups: torch.optim.AdamW(groups, lr=1e-4, foreach=True), None),
     "torch AdamW, fused": (lambda groups: torch.optim.AdamW(groups, lr=1e-4, fused=True), None),
     "torch SGD, foreach": (lambda groups: torch.optim.SGD(groups, lr=1e-4, momentum=0.9, nesterov=True, foreach=True), None),
+    "AdamW8bit of bitsandbytes": (lambda groups: bitsandbytes.optim.AdamW8bit(groups, lr=1e-4), None),
+    "AdamW8bit": (lambda groups: eight_bit.AdamW8bit(groups, lr=1e-4), "AdamW8bit of bitsandbytes"),
     "Lion of lion-pytorch": (lambda groups: lion_pytorch.Lion(groups, lr=1e-4), None),
     "Lion": (lambda groups: lion.Lion(groups, lr=1e-4), "Lion of lion-pytorch"),
     "Adafactor of transformers": (lambda groups: Adafactor(groups), None),
@@ -57,7 +60,7 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "DAdaptLion of dadaptation": (lambda groups: dadaptation.DAdaptLion(groups, lr=1.0), None),
     "DAdaptLion": (lambda groups: dadapt.DAdaptLion(groups, lr=1.0), "DAdaptLion of dadaptation"),
 }
-WITH_KERNELS = ("Lion", "Prodigy", "DAdaptAdam", "DAdaptLion")
+WITH_KERNELS = ("AdamW8bit", "Lion", "Prodigy", "DAdaptAdam", "DAdaptLion")
 
 
 def by_kernels(build: Callable) -> Callable:

@@ -139,6 +139,89 @@ def _prodigy_move(addresses, count, blocks, sizes, unless, scalars, sums, decay,
     tl.store(p_places, (p - tl.load(scalars) * change).to(DTYPE), mask=mask)
 
 
+@triton.jit
+def _adam(p, g, m, v, beta1, beta2, step_size, eps, kept):
+    """Weights and averages after a step of AdamW, as bitsandbytes makes it: weight decay, to `kept` of the weights, comes last."""
+    m = beta1 * m + (1.0 - beta1) * g
+    v = beta2 * v + (1.0 - beta2) * g * g
+    return (p - step_size * (m / (tl.sqrt(v) + eps))) * kept, m, v
+
+
+@triton.jit
+def _adamw_small(
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+):
+    tensor, offsets, mask = _place(blocks, sizes, BLOCK)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, tl.float32)
+    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, tl.float32)
+    p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
+    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    tl.store(p_places, p.to(DTYPE), mask=mask)
+    tl.store(m_places, m, mask=mask)
+    tl.store(v_places, v, mask=mask)
+
+
+@triton.jit
+def _nearest(values, table):
+    """The place of the number nearest to each of the values in a table of 256 ascending numbers."""
+    below = tl.zeros_like(values).to(tl.int32)
+    for halving in tl.static_range(8):
+        ahead = below + (128 >> halving)
+        below = tl.where(tl.load(table + ahead) <= values, ahead, below)
+    above = tl.minimum(below + 1, 255)
+    return tl.where(values - tl.load(table + below) > tl.load(table + above) - values, above, below)
+
+
+@triton.jit
+def _unpacked(codes, largest, table):
+    return tl.load(table + codes.to(tl.int32)) * largest[:, None]
+
+
+@triton.jit
+def _packed(values, table):
+    """Values (rows, 256) as places in the table of the numbers nearest to their share in the row's largest one, and the largest ones.
+
+    What is below zero never becomes zero, but the number before it.
+    """
+    largest = tl.max(tl.abs(values), 1)
+    shares = values / tl.where(largest > 0.0, largest, 1.0)[:, None]
+    codes = _nearest(shares, table)
+    codes = tl.where((shares < 0.0) & (tl.load(table + codes) >= 0.0), codes - 1, codes)
+    return codes.to(tl.uint8), largest
+
+
+@triton.jit
+def _adamw_8bit(
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+):
+    """States are bytes, which say by the tables in `scalars`, signed and unsigned, what share of the largest in 256 a number is."""
+    program = tl.program_id(0)
+    tensor = tl.load(blocks + 2 * program)
+    row = tl.load(blocks + 2 * program + 1) * (BLOCK // 256) + tl.arange(0, BLOCK // 256)
+    offsets = row.to(tl.int64)[:, None] * 256 + tl.arange(0, 256)[None, :]
+    size = tl.load(sizes + tensor)
+    mask, row_mask = offsets < size, row.to(tl.int64) * 256 < size
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, tl.uint8)
+    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, tl.uint8)
+    m_largest_places, m_largest = _numbers(addresses, 4, tensor, count, row, row_mask, tl.float32)
+    v_largest_places, v_largest = _numbers(addresses, 5, tensor, count, row, row_mask, tl.float32)
+    m, v = _unpacked(m, m_largest, scalars), _unpacked(v, v_largest, scalars + 256)
+    p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
+    m_codes, m_largest = _packed(tl.where(mask, m, 0.0), scalars)
+    v_codes, v_largest = _packed(tl.where(mask, v, 0.0), scalars + 256)
+    made = tl.load(unless).to(tl.int32) != 1
+    mask, row_mask = mask & made, row_mask & made
+    tl.store(p_places, p.to(DTYPE), mask=mask)
+    tl.store(m_places, m_codes, mask=mask)
+    tl.store(v_places, v_codes, mask=mask)
+    tl.store(m_largest_places, m_largest, mask=row_mask)
+    tl.store(v_largest_places, v_largest, mask=row_mask)
+
+
 Lists = Sequence[Sequence[Tensor | None]]
 
 
@@ -149,10 +232,10 @@ def fit(*lists: Sequence[Tensor | None]) -> bool:
     return dtype in DTYPES and all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in present)
 
 
-def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Sequence[Tensor], *constants: float) -> Tensor:
+def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
     """Runs one program of `kernel` per block of each tensor; returns the two sums of each program, (programs, 2), where it makes any.
 
-    lists: of one length; the tensors of one place have one size, or are None, which reads as zeros. scalars: on the device.
+    lists: of one length; the tensors of one place have one size, or are None, which reads as zeros. scalars: fp32, on the device.
     """
     first = lists[0]
     device = first[0].device
@@ -161,7 +244,7 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Sequence[Tensor
     sums = torch.empty(len(blocks), 2, device=device)
     kernel[(len(blocks),)](
         sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
-        torch.stack([scalar.float() for scalar in scalars]), sums, *map(float, constants), DTYPE=DTYPES[first[0].dtype], BLOCK=BLOCK,
+        scalars, sums, *map(float, constants), DTYPE=DTYPES[first[0].dtype], BLOCK=BLOCK,
     )  # fmt: skip
     return sums
 
@@ -169,6 +252,10 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Sequence[Tensor
 def added_up(sums: Tensor) -> Tensor:
     """The sums of all programs, (2,) in float64."""
     return sums.sum(dim=0, dtype=torch.float64)
+
+
+def in_fp32(*scalars: Tensor) -> Tensor:
+    return torch.stack([scalar.float() for scalar in scalars])
 
 
 @functools.lru_cache(maxsize=16)
@@ -188,24 +275,24 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 def lion(unless: Tensor | None, lists: Lists, rate: Tensor, betas: Sequence[float], decay: float) -> None:
     """lists: parameters, gradients, exp_avg."""
-    launch(_lion, lists, unless, [rate], *betas, decay)
+    launch(_lion, lists, unless, in_fp32(rate), *betas, decay)
 
 
 def dadapt_lion(unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], decay: float) -> Tensor:
     """lists: parameters, gradients, exp_avg, s. Returns the sums of update * s, the old one, and of |s|, the new one."""
-    return added_up(launch(_dadapt_lion, lists, unless, [step_size], *betas, betas[1] ** 0.5, decay))
+    return added_up(launch(_dadapt_lion, lists, unless, in_fp32(step_size), *betas, betas[1] ** 0.5, decay))
 
 
 def dadapt_adam_averages(
     unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], eps: float, scale: float
 ) -> Tensor:
     """lists: gradients, exp_avg, exp_avg_sq, s. Returns the sums of gradient * s / denominator, the old ones, and of |s|, the new one."""
-    return added_up(launch(_dadapt_adam_averages, lists, unless, [step_size], *betas, betas[1] ** 0.5, eps, scale))
+    return added_up(launch(_dadapt_adam_averages, lists, unless, in_fp32(step_size), *betas, betas[1] ** 0.5, eps, scale))
 
 
 def dadapt_adam_move(unless: Tensor, lists: Lists, step_size: Tensor, eps: float, decay: float) -> None:
     """lists: parameters, exp_avg, exp_avg_sq."""
-    launch(_dadapt_adam_move, lists, unless, [step_size], eps, decay)
+    launch(_dadapt_adam_move, lists, unless, in_fp32(step_size), eps, decay)
 
 
 def prodigy_averages(unless: Tensor | None, lists: Lists, distance: Tensor, weight: Tensor, betas: Sequence[float]) -> Tensor:
@@ -213,9 +300,22 @@ def prodigy_averages(unless: Tensor | None, lists: Lists, distance: Tensor, weig
 
     weight: of the gradients in s. betas: three.
     """
-    return added_up(launch(_prodigy_averages, lists, unless, [distance, weight], *betas))
+    return added_up(launch(_prodigy_averages, lists, unless, in_fp32(distance, weight), *betas))
 
 
 def prodigy_move(unless: Tensor, lists: Lists, step_size: Tensor, eps: Tensor, decay: float) -> None:
     """lists: parameters, exp_avg, exp_avg_sq."""
-    launch(_prodigy_move, lists, unless, [step_size, eps], decay)
+    launch(_prodigy_move, lists, unless, in_fp32(step_size, eps), decay)
+
+
+def adamw_small(unless: Tensor | None, lists: Lists, *constants: float) -> None:
+    """AdamW with averages in fp32. lists: parameters, gradients, state1, state2. constants: beta1, beta2, step size, eps, kept weights."""
+    launch(_adamw_small, lists, unless, lists[2][0], *constants)
+
+
+def adamw_8bit(unless: Tensor | None, lists: Lists, tables: Tensor, *constants: float) -> None:
+    """AdamW with averages in blocks of 256 bytes (arXiv:2110.02861), numbers as in `adamw_small`.
+
+    lists: parameters, gradients, state1, state2, absmax1, absmax2. tables: the 256 numbers that bytes of state1 mean, and those of state2.
+    """
+    launch(_adamw_8bit, lists, unless, tables, *constants)

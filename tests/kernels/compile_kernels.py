@@ -16,7 +16,7 @@ from library.optim import triton_steps
 
 KERNELS = [
     *(getattr(triton_kernels, name + way) for name in ("_group_norm", "_layer_norm", "_geglu") for way in ("", "_backward")),
-    *(getattr(triton_steps, name) for name in ("_lion", "_dadapt_lion")),
+    *(getattr(triton_steps, name) for name in ("_lion", "_dadapt_lion", "_adamw_small", "_adamw_8bit")),
     *(getattr(triton_steps, name) for name in ("_dadapt_adam_averages", "_dadapt_adam_move", "_prodigy_averages", "_prodigy_move")),
 ]
 TARGETS = {75: tl.float16, 80: tl.bfloat16, 90: tl.float32}  # compute capability times 10: the dtype to try there
@@ -24,7 +24,7 @@ NAMES = {tl.float16: "fp16", tl.bfloat16: "bf16", tl.float32: "fp32"}
 IN_FP32 = ("means", "rstds", "unless", "scalars", "sums")
 IN_INTEGERS = {"addresses": "*i64", "blocks": "*i32", "sizes": "*i64"}
 SIZES = ("groups", "group_size", "positions", "width", "count")
-CONSTANTS = {"HAS_SHIFT": True, "SILU": True, "BLOCK_C": 16, "BLOCK_P": 64, "BLOCK": 256}
+CONSTANTS = {"HAS_SHIFT": True, "SILU": True, "BLOCK_C": 16, "BLOCK_P": 64, "BLOCK": 512}
 
 
 def kind(name: str, annotation: object, dtype: tl.dtype) -> str:

@@ -1,6 +1,7 @@
 """The table of optimizers, the rules for building them, and what files record about them."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -95,7 +96,8 @@ def test_the_8bit_switch_is_adamw8bit():
 
 @pytest.mark.parametrize("name", ["AdamW8bit", "PagedLion8bit"])
 def test_bitsandbytes_missing_is_named_with_the_way_to_it(name, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
+    monkeypatch.delitem(sys.modules, "library.optim.eight_bit", raising=False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ImportError, match=f"--optimizer_type {name} needs .*pip install bitsandbytes"):
         optimizer_class(name)
 

@@ -6,19 +6,12 @@ import math
 import pytest
 import torch
 
-from library.kernels import triton_here
 from library.training import optimizer_kernels
 from library.training.optimizer_kernels import use_kernels
-from tests.offline import device_of_tests
 from tests.optim.test_multi_tensor import CASES, network
+from tests.optim.with_triton import BY_KERNELS, DEVICE
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NO_TRITON = device_of_tests() == "pretend" or (device_of_tests() == "cuda" and not torch.cuda.is_available())
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(NO_TRITON, reason="needs a GPU that Triton knows, or its interpreter"),
-    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning"),
-]
+pytestmark = BY_KERNELS
 WITH_KERNELS = {
     name: (ours, options)
     for name, (ours, _, options) in CASES.items()
@@ -26,22 +19,6 @@ WITH_KERNELS = {
 }
 ONE_OF_EACH = ["lion decay", "prodigy usual", "dadapt adam decay", "dadapt lion decay"]
 WITHOUT_MOMENTUM = "prodigy no momentum"
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    pytest.importorskip("triton", reason="the kernels need the package triton")
-    from library.optim import triton_steps
-
-    return triton_steps
-
-
-@pytest.fixture
-def launches(kernels, monkeypatch):
-    """The kernels that were launched, by name."""
-    names, launch = [], kernels.launch
-    monkeypatch.setattr(kernels, "launch", lambda kernel, *rest: (names.append(kernel.fn.__name__), launch(kernel, *rest))[1])
-    return names
 
 
 def trained(optimizer_class, options, kernels=None, *, steps=4, dtype=torch.float32, gradient=lambda tensor: tensor):
@@ -124,11 +101,6 @@ def test_states_that_lie_otherwise_in_memory_take_the_plain_form(kernels, launch
     optimizer.kernels = kernels
     optimizer.step()
     assert not launches
-
-
-@pytest.fixture
-def on_this_device(monkeypatch):
-    monkeypatch.setattr(triton_here, "may_run", lambda device, dtype: True)
 
 
 @pytest.mark.parametrize("name", WITH_KERNELS)

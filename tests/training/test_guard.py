@@ -9,13 +9,15 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from library.optim.adafactor import Adafactor
+from library.optim.eight_bit import AdamW8bit
 from library.optim.lion import Lion
 from library.optim.prodigy import Prodigy
 from library.training.guard import GuardSettings, NanGuard, TrainingRuined, clip, gradient_norms, weights_are_finite
 from library.training.optimization import Optimization
 
-OPTIMIZERS = {  # the first two are judged by the host, the others leave a step out on the device
+OPTIMIZERS = {  # the first three are judged by the host, the others leave a step out on the device
     "AdamW foreach": partial(torch.optim.AdamW, fused=False),
+    "AdamW8bit": AdamW8bit,
     "SGD fused": partial(torch.optim.SGD, momentum=0.9, fused=True),
     "AdamW fused": partial(torch.optim.AdamW, fused=True),
     "Lion": Lion,
@@ -53,9 +55,9 @@ class Scene:
 
     def values(self) -> list[torch.Tensor]:
         """Weights, and what the optimizer keeps for each of them; Adafactor's RMS only describes the weights."""
-        state = self.optimizer.state_dict()
-        kept = [value for own in state["state"].values() for name, value in own.items() if name != "RMS"]
-        kept += [group[name] for group in state["param_groups"] for name in ("d", "k", "d_max") if name in group]
+        states = (self.optimizer.state[parameter] for parameter in self.network.values())
+        kept = [value for own in states for name, value in own.items() if name != "RMS"]
+        kept += [group[name] for group in self.optimizer.state_dict()["param_groups"] for name in ("d", "k", "d_max") if name in group]
         return [torch.as_tensor(value).detach().clone() for value in [*self.network.values(), *kept]]
 
 
