@@ -17,6 +17,7 @@ from pathlib import Path
 
 import bitsandbytes.optim
 import dadaptation
+import dadaptation.experimental
 import lion_pytorch
 import prodigyopt
 import torch
@@ -57,10 +58,12 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "Prodigy": (lambda groups: prodigy.Prodigy(groups, lr=1.0), "Prodigy of prodigyopt"),
     "DAdaptAdam of dadaptation": (lambda groups: dadaptation.DAdaptAdam(groups, lr=1.0), None),
     "DAdaptAdam": (lambda groups: dadapt.DAdaptAdam(groups, lr=1.0), "DAdaptAdam of dadaptation"),
+    "DAdaptation of dadaptation": (lambda groups: dadaptation.experimental.DAdaptAdamPreprint(groups, lr=1.0), None),
+    "DAdaptation": (lambda groups: dadapt.DAdaptAdamPreprint(groups, lr=1.0), "DAdaptation of dadaptation"),
     "DAdaptLion of dadaptation": (lambda groups: dadaptation.DAdaptLion(groups, lr=1.0), None),
     "DAdaptLion": (lambda groups: dadapt.DAdaptLion(groups, lr=1.0), "DAdaptLion of dadaptation"),
 }
-WITH_KERNELS = ("AdamW8bit", "Lion", "Prodigy", "DAdaptAdam", "DAdaptLion")
+WITH_KERNELS = ("AdamW8bit", "Lion", "Prodigy", "DAdaptAdam", "DAdaptation", "DAdaptLion")
 
 
 def by_kernels(build: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""D-Adaptation (arXiv:2301.07733) of Adam and Lion on all tensors at once; numbers and state are those of dadaptation.
+"""D-Adaptation (arXiv:2301.07733) of Adam, in both of its forms, and Lion on all tensors at once; numbers and state are dadaptation's.
 
 The distance estimate d and what it is made of stay on the device: a step reads nothing on the host.
 """
@@ -6,12 +6,14 @@ The distance estimate d and what it is made of stay on the device: a step reads 
 from collections.abc import Sequence
 
 import dadaptation
+import dadaptation.experimental
 import torch
 from torch import Tensor
 
 from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled, with_gradients
 
 FOUND = ("d", "numerator_weighted", "k")
+FOUND_PREPRINT = ("d", "gsq_weighted", "k")
 
 
 class _Adapted(MultiTensorStep):
@@ -55,13 +57,12 @@ class _Adapted(MultiTensorStep):
         return self.keep({"d": distance, "numerator_weighted": weighted, "k": steps + 1}, denominator)
 
 
-class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
-    """The package's class with another `step`."""
+class _AdaptedAdam(_Adapted):
+    """Adam's two passes over the tensors: averages and what d is estimated from, then the step."""
 
     def _step(self, rate):
         first = self.param_groups[0]
-        distance, _, steps = self.scalars(FOUND)
-        step_size = distance * rate * self.bias_correction(first, steps)
+        step_size = self._step_size(first, rate)
         sums = []
         for group in self.param_groups:
             for parameters, gradients in with_gradients(group):
@@ -72,7 +73,7 @@ class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
                     sums.append(self._update_averages(group, parameters, gradients, step_size))
         if not sums:
             return
-        still = self._estimate_distance(sums, rate, first["growth_rate"])
+        still = self._estimate(sums, rate, step_size)
         for group in self.param_groups:
             for parameters, _ in with_gradients(group):
                 self._move(group, parameters, first["decouple"], step_size, still)
@@ -83,6 +84,31 @@ class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
             if "step" not in state:
                 state["step"] = 0
                 state.update({name: torch.zeros_like(parameter) for name in ("s", "exp_avg", "exp_avg_sq")})
+
+    def _move(self, group, parameters, decouple, step_size, still):
+        self.count(parameters)
+        averages, squares = self.states(parameters, "exp_avg", "exp_avg_sq")
+        decay = group["weight_decay"] if decouple else 0.0
+        if kernels := self.kernels_for(parameters, averages, squares):
+            kernels.dadapt_adam_move(still, [parameters, averages, squares], step_size, group["eps"], decay)
+            return
+        denominators = torch._foreach_sqrt(squares)
+        torch._foreach_add_(denominators, group["eps"])
+        changes = torch._foreach_div(averages, denominators)
+        if decay != 0:
+            torch._foreach_add_(changes, scaled(parameters, decay * step_size))
+        move_unless(still, parameters, changes, 1.0)
+
+
+class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
+    """The package's class with another `step`."""
+
+    def _step_size(self, first, rate):
+        distance, _, steps = self.scalars(FOUND)
+        return distance * rate * self.bias_correction(first, steps)
+
+    def _estimate(self, sums, rate, step_size):
+        return self._estimate_distance(sums, rate, self.param_groups[0]["growth_rate"])
 
     def _update_averages(self, group, parameters, gradients, step_size):
         """Moves the running averages on; returns these parameters' share in numerator and denominator, (2,)."""
@@ -104,19 +130,42 @@ class DAdaptAdam(_Adapted, dadaptation.DAdaptAdam):
         self.average(averages, changes, 1 - beta1)
         return torch.stack([numerator, absolute_sum(sums) * scale])
 
-    def _move(self, group, parameters, decouple, step_size, still):
-        self.count(parameters)
-        averages, squares = self.states(parameters, "exp_avg", "exp_avg_sq")
-        decay = group["weight_decay"] if decouple else 0.0
-        if kernels := self.kernels_for(parameters, averages, squares):
-            kernels.dadapt_adam_move(still, [parameters, averages, squares], step_size, group["eps"], decay)
-            return
+
+class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprint):
+    """The package's class with another `step`; --optimizer_type DAdaptation."""
+
+    def _step_size(self, first, rate):
+        return self.scalars(FOUND_PREPRINT)[0] * rate
+
+    def _update_averages(self, group, parameters, gradients, step_size):
+        """Moves the running averages on; returns the sums of gradient^2 and s^2, each over the denominators, and of |s|, (3,)."""
+        beta1, beta2 = self.param_groups[0]["betas"]
+        lists = [gradients, *self.states(parameters, "exp_avg", "exp_avg_sq", "s")]
+        if kernels := self.kernels_for(*lists):
+            return kernels.dadapt_preprint_averages(self.found_inf, lists, step_size, (beta1, beta2), group["eps"])
+        _, averages, squares, sums = lists
+        gradient_squares = torch._foreach_mul(gradients, gradients)
+        self.average(squares, gradient_squares, 1 - beta2)
+        changes = scaled(gradients, step_size)
+        self.average(averages, changes, 1 - beta1)
+        self.average(sums, changes, 1 - beta2)
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_add_(denominators, group["eps"])
-        changes = torch._foreach_div(averages, denominators)
-        if decay != 0:
-            torch._foreach_add_(changes, scaled(parameters, decay * step_size))
-        move_unless(still, parameters, changes, 1.0)
+        torch._foreach_div_(gradient_squares, denominators)
+        along = products_sum(sums, torch._foreach_div(sums, denominators))
+        return torch.stack([absolute_sum(gradient_squares), along, absolute_sum(sums)])
+
+    def _estimate(self, sums, rate, step_size):
+        """Writes the new estimate into every group; returns 1 where nothing has moved yet or the step is left out."""
+        first = self.param_groups[0]
+        beta2 = first["betas"][1]
+        distance, weighted, steps = self.scalars(FOUND_PREPRINT)
+        gradient_squares, along, size = torch.stack(sums).sum(dim=0).unbind()
+        weighted = beta2 * weighted + gradient_squares * step_size**2 * (1 - beta2)
+        if rate > 0.0:
+            estimate = (along / (1 - beta2) - weighted) / size
+            distance = torch.maximum(distance, torch.minimum(estimate, distance * first["growth_rate"]))
+        return self.keep({"d": distance, "gsq_weighted": weighted, "k": steps + 1}, size)
 
 
 class DAdaptLion(_Adapted, dadaptation.DAdaptLion):

@@ -39,11 +39,9 @@ def _sign(values):
 
 
 @triton.jit
-def _add_up(sums, first, second):
-    """Leaves this program's two sums where the host side adds those of all programs."""
-    program = tl.program_id(0)
-    tl.store(sums + 2 * program, tl.sum(first, 0))
-    tl.store(sums + 2 * program + 1, tl.sum(second, 0))
+def _add_up(sums, number, values):
+    """Leaves this program's sum where the host side adds those of all programs; it is the `number`-th of three that it may make."""
+    tl.store(sums + 3 * tl.program_id(0) + number, tl.sum(values, 0))
 
 
 @triton.jit
@@ -71,7 +69,8 @@ def _dadapt_lion(
     step_size = tl.load(scalars)
     update = _sign(beta1 * m + (1.0 - beta1) * g)
     new_s = s + (1.0 - sqrt_beta2) * (step_size * update - s)
-    _add_up(sums, update * s, tl.abs(new_s))  # outside of the tensor all is 0
+    _add_up(sums, 0, update * s)  # outside of the tensor all is 0
+    _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     tl.store(p_places, (p - step_size * (update + decay * p)).to(DTYPE), mask=mask)
     tl.store(m_places, (m + (1.0 - beta2) * (step_size * g - m)).to(DTYPE), mask=mask)
@@ -89,12 +88,34 @@ def _dadapt_adam_averages(
     s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
     change = tl.load(scalars) * g
     new_s = s + (1.0 - sqrt_beta2) * (change - s)
-    along = tl.where(mask, g * s / (tl.sqrt(v) + eps), 0.0)  # outside of the tensor, with an eps of 0, it is 0 / 0
-    _add_up(sums, along, tl.abs(new_s))
+    _add_up(sums, 0, tl.where(mask, g * s / (tl.sqrt(v) + eps), 0.0))  # outside of the tensor, with an eps of 0, it is 0 / 0
+    _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     tl.store(v_places, (v + (1.0 - beta2) * (g * g - v)).to(DTYPE), mask=mask)
     tl.store(s_places, new_s.to(DTYPE), mask=mask)
     tl.store(m_places, (m + (1.0 - beta1) * (scale * change - m)).to(DTYPE), mask=mask)
+
+
+@triton.jit
+def _dadapt_preprint_averages(
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, eps, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+):
+    tensor, offsets, mask = _place(blocks, sizes, BLOCK)
+    _, g = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
+    m_places, m = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
+    v_places, v = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
+    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
+    change = tl.load(scalars) * g
+    new_s = s + (1.0 - beta2) * (change - s)
+    new_v = v + (1.0 - beta2) * (g * g - v)
+    denominator = tl.sqrt(new_v) + eps
+    _add_up(sums, 0, tl.where(mask, g * g / denominator, 0.0))
+    _add_up(sums, 1, tl.where(mask, new_s * new_s / denominator, 0.0))
+    _add_up(sums, 2, tl.abs(new_s))
+    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    tl.store(v_places, new_v.to(DTYPE), mask=mask)
+    tl.store(s_places, new_s.to(DTYPE), mask=mask)
+    tl.store(m_places, (m + (1.0 - beta1) * (change - m)).to(DTYPE), mask=mask)
 
 
 @triton.jit
@@ -121,7 +142,8 @@ def _prodigy_averages(
     s_places, s = _numbers(addresses, 5, tensor, count, offsets, mask, DTYPE)
     change = tl.load(scalars) * g
     new_s = beta3 * s + tl.load(scalars + 1) * g
-    _add_up(sums, g * (start - p), tl.abs(new_s))
+    _add_up(sums, 0, g * (start - p))
+    _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     tl.store(m_places, (m + (1.0 - beta1) * (change - m)).to(DTYPE), mask=mask)
     tl.store(v_places, (v + (1.0 - beta2) * (change * change - v)).to(DTYPE), mask=mask)
@@ -233,7 +255,7 @@ def fit(*lists: Sequence[Tensor | None]) -> bool:
 
 
 def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
-    """Runs one program of `kernel` per block of each tensor; returns the two sums of each program, (programs, 2), where it makes any.
+    """Runs one program of `kernel` per block of each tensor; returns the sums that each program makes, (programs, 3).
 
     lists: of one length; the tensors of one place have one size, or are None, which reads as zeros. scalars: fp32, on the device.
     """
@@ -241,7 +263,7 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *consta
     device = first[0].device
     blocks, sizes = blocks_of(tuple(tensor.numel() for tensor in first), BLOCK, device)
     addresses = torch.tensor([[0 if tensor is None else tensor.data_ptr() for tensor in tensors] for tensors in lists])
-    sums = torch.empty(len(blocks), 2, device=device)
+    sums = torch.empty(len(blocks), 3, device=device)
     kernel[(len(blocks),)](
         sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
         scalars, sums, *map(float, constants), DTYPE=DTYPES[first[0].dtype], BLOCK=BLOCK,
@@ -249,9 +271,9 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *consta
     return sums
 
 
-def added_up(sums: Tensor) -> Tensor:
-    """The sums of all programs, (2,) in float64."""
-    return sums.sum(dim=0, dtype=torch.float64)
+def added_up(sums: Tensor, count: int = 2) -> Tensor:
+    """The first `count` sums of all programs, (count,) in float64."""
+    return sums[:, :count].sum(dim=0, dtype=torch.float64)
 
 
 def in_fp32(*scalars: Tensor) -> Tensor:
@@ -288,6 +310,11 @@ def dadapt_adam_averages(
 ) -> Tensor:
     """lists: gradients, exp_avg, exp_avg_sq, s. Returns the sums of gradient * s / denominator, the old ones, and of |s|, the new one."""
     return added_up(launch(_dadapt_adam_averages, lists, unless, in_fp32(step_size), *betas, betas[1] ** 0.5, eps, scale))
+
+
+def dadapt_preprint_averages(unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], eps: float) -> Tensor:
+    """lists: gradients, exp_avg, exp_avg_sq, s. Returns the sums of gradient^2 / denominator, s^2 / denominator and |s|, the new ones."""
+    return added_up(launch(_dadapt_preprint_averages, lists, unless, in_fp32(step_size), *betas, eps), 3)
 
 
 def dadapt_adam_move(unless: Tensor, lists: Lists, step_size: Tensor, eps: float, decay: float) -> None:

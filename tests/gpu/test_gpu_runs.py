@@ -33,6 +33,7 @@ RUNS = {
     "Lion": (["--optimizer_type", "Lion", "--learning_rate", "1e-3"], FULL),
     "Prodigy": (["--optimizer_type", "Prodigy", "--learning_rate", "1"], FULL),
     "DAdaptAdam": (["--optimizer_type", "DAdaptAdam", "--learning_rate", "1"], FULL),
+    "DAdaptation": (["--optimizer_type", "DAdaptation", "--learning_rate", "1"], FULL),
     "DAdaptLion": (["--optimizer_type", "DAdaptLion", "--learning_rate", "1"], FULL),
     "Adafactor": (["--optimizer_type", "Adafactor"], FULL),
     "LoHa": (["--network_module", "networks.loha"], FULL),

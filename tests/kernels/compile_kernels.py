@@ -17,7 +17,8 @@ from library.optim import triton_steps
 KERNELS = [
     *(getattr(triton_kernels, name + way) for name in ("_group_norm", "_layer_norm", "_geglu") for way in ("", "_backward")),
     *(getattr(triton_steps, name) for name in ("_lion", "_dadapt_lion", "_adamw_small", "_adamw_8bit")),
-    *(getattr(triton_steps, name) for name in ("_dadapt_adam_averages", "_dadapt_adam_move", "_prodigy_averages", "_prodigy_move")),
+    *(getattr(triton_steps, name) for name in ("_prodigy_averages", "_prodigy_move")),
+    *(getattr(triton_steps, name) for name in ("_dadapt_adam_averages", "_dadapt_preprint_averages", "_dadapt_adam_move")),
 ]
 TARGETS = {75: tl.float16, 80: tl.bfloat16, 90: tl.float32}  # compute capability times 10: the dtype to try there
 NAMES = {tl.float16: "fp16", tl.bfloat16: "bf16", tl.float32: "fp32"}

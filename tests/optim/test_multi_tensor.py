@@ -8,10 +8,11 @@ import lion_pytorch
 import prodigyopt
 import pytest
 import torch
+from dadaptation import experimental
 from transformers.optimization import Adafactor as PackageAdafactor
 
 from library.optim.adafactor import Adafactor
-from library.optim.dadapt import DAdaptAdam, DAdaptLion
+from library.optim.dadapt import DAdaptAdam, DAdaptAdamPreprint, DAdaptLion
 from library.optim.lion import Lion
 from library.optim.multi_tensor import absolute_sum, products_sum
 from library.optim.prodigy import Prodigy
@@ -37,9 +38,16 @@ CASES = {
     "dadapt adam": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4}),
     "dadapt adam decay": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4, "weight_decay": 0.1, "decouple": True, "growth_rate": 1.02}),
     "dadapt adam coupled": (DAdaptAdam, dadaptation.DAdaptAdam, {"d0": 1e-4, "weight_decay": 0.1, "use_bias_correction": True}),
+    "dadapt preprint": (DAdaptAdamPreprint, experimental.DAdaptAdamPreprint, {"d0": 1e-4, "growth_rate": 1.2}),
+    "dadapt preprint decay": (
+        DAdaptAdamPreprint, experimental.DAdaptAdamPreprint, {"d0": 1e-4, "weight_decay": 0.1, "decouple": True, "growth_rate": 1.02},
+    ),
+    "dadapt preprint coupled": (
+        DAdaptAdamPreprint, experimental.DAdaptAdamPreprint, {"d0": 1e-4, "weight_decay": 0.1, "betas": (0.8, 0.9)},
+    ),
     "dadapt lion": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4}),
     "dadapt lion decay": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4, "weight_decay": 0.1}),
-}
+}  # fmt: skip
 
 
 def network():
@@ -104,7 +112,9 @@ def test_adafactor_rounds_half_precision_weights_once_like_the_package():
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("name", ["lion decay", "prodigy usual", "prodigy no momentum", "dadapt adam decay", "dadapt lion decay"])
+@pytest.mark.parametrize(
+    "name", ["lion decay", "prodigy usual", "prodigy no momentum", "dadapt adam decay", "dadapt preprint decay", "dadapt lion decay"]
+)
 def test_half_precision_weights_move_as_the_packages(name):
     """To bf16's rounding, which the package applies after each operation and ours once."""
     moved = []
@@ -119,7 +129,7 @@ def test_half_precision_weights_move_as_the_packages(name):
     assert (moved[0] - moved[1]).norm() <= 0.1 * moved[1].norm()
 
 
-@pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptLion])
+@pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptAdamPreprint, DAdaptLion])
 def test_two_rates_are_refused(optimizer_class):
     parameters = network()
     for parameter in parameters:
@@ -128,7 +138,7 @@ def test_two_rates_are_refused(optimizer_class):
         optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:], "lr": 0.5}]).step()
 
 
-@pytest.mark.parametrize("optimizer_class", [Lion, Adafactor, Prodigy, DAdaptAdam, DAdaptLion])
+@pytest.mark.parametrize("optimizer_class", [Lion, Adafactor, Prodigy, DAdaptAdam, DAdaptAdamPreprint, DAdaptLion])
 def test_a_step_reads_nothing_from_the_device(optimizer_class, monkeypatch):
     optimizer = trained(optimizer_class, {}, steps=2)[1]
     count = [0]

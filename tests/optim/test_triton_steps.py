@@ -17,7 +17,7 @@ WITH_KERNELS = {
     for name, (ours, _, options) in CASES.items()
     if name.startswith(("lion", "prodigy", "dadapt")) and name != "prodigy sliced"
 }
-ONE_OF_EACH = ["lion decay", "prodigy usual", "dadapt adam decay", "dadapt lion decay"]
+ONE_OF_EACH = ["lion decay", "prodigy usual", "dadapt adam decay", "dadapt preprint decay", "dadapt lion decay"]
 WITHOUT_MOMENTUM = "prodigy no momentum"
 
 
