@@ -13,7 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048  # numbers that one program works on
-DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+FP32, BYTES = tl.constexpr(tl.pointer_type(tl.float32)), tl.constexpr(tl.pointer_type(tl.uint8))
+POINTERS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+POINTERS = {dtype: tl.pointer_type(kind) for dtype, kind in POINTERS.items()}
 
 
 @triton.jit
@@ -26,11 +28,16 @@ def _place(blocks, sizes, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _numbers(addresses, row, tensor, count, offsets, mask, DTYPE: tl.constexpr):
+def _numbers(addresses, row, tensor, count, offsets, mask, POINTER: tl.constexpr):
     """Where the numbers of a tensor of the list `row` lie, and the numbers; zeros where the list has no tensor."""
     address = tl.load(addresses + row * count + tensor)
-    places = address.to(tl.pointer_type(DTYPE)) + offsets
+    places = address.to(POINTER) + offsets
     return places, tl.load(places, mask=mask & (address != 0), other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _write(places, values, mask):
+    tl.store(places, values.to(places.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -45,66 +52,66 @@ def _add_up(sums, number, values):
 
 
 @triton.jit
-def _lion(addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, decay, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+def _lion(addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, decay, POINTER: tl.constexpr, BLOCK: tl.constexpr):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
     rate = tl.load(scalars)
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     update = _sign(beta1 * m + (1.0 - beta1) * g)
-    tl.store(p_places, (p - rate * (update + decay * p)).to(DTYPE), mask=mask)
-    tl.store(m_places, (m + (1.0 - beta2) * (g - m)).to(DTYPE), mask=mask)
+    _write(p_places, p - rate * (update + decay * p), mask)
+    _write(m_places, m + (1.0 - beta2) * (g - m), mask)
 
 
 @triton.jit
 def _dadapt_lion(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, sqrt_beta2, decay, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, sqrt_beta2, decay, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
-    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
+    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, POINTER)
     step_size = tl.load(scalars)
     update = _sign(beta1 * m + (1.0 - beta1) * g)
     new_s = s + (1.0 - sqrt_beta2) * (step_size * update - s)
     _add_up(sums, 0, update * s)  # outside of the tensor all is 0
     _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
-    tl.store(p_places, (p - step_size * (update + decay * p)).to(DTYPE), mask=mask)
-    tl.store(m_places, (m + (1.0 - beta2) * (step_size * g - m)).to(DTYPE), mask=mask)
-    tl.store(s_places, new_s.to(DTYPE), mask=mask)
+    _write(p_places, p - step_size * (update + decay * p), mask)
+    _write(m_places, m + (1.0 - beta2) * (step_size * g - m), mask)
+    _write(s_places, new_s, mask)
 
 
 @triton.jit
 def _dadapt_adam_averages(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, sqrt_beta2, eps, scale, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, sqrt_beta2, eps, scale, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    _, g = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    v_places, v = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
-    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
+    _, g = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    v_places, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
+    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, POINTER)
     change = tl.load(scalars) * g
     new_s = s + (1.0 - sqrt_beta2) * (change - s)
     _add_up(sums, 0, tl.where(mask, g * s / (tl.sqrt(v) + eps), 0.0))  # outside of the tensor, with an eps of 0, it is 0 / 0
     _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
-    tl.store(v_places, (v + (1.0 - beta2) * (g * g - v)).to(DTYPE), mask=mask)
-    tl.store(s_places, new_s.to(DTYPE), mask=mask)
-    tl.store(m_places, (m + (1.0 - beta1) * (scale * change - m)).to(DTYPE), mask=mask)
+    _write(v_places, v + (1.0 - beta2) * (g * g - v), mask)
+    _write(s_places, new_s, mask)
+    _write(m_places, m + (1.0 - beta1) * (scale * change - m), mask)
 
 
 @triton.jit
 def _dadapt_preprint_averages(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, eps, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, eps, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    _, g = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    v_places, v = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
-    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
+    _, g = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    v_places, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
+    s_places, s = _numbers(addresses, 3, tensor, count, offsets, mask, POINTER)
     change = tl.load(scalars) * g
     new_s = s + (1.0 - beta2) * (change - s)
     new_v = v + (1.0 - beta2) * (g * g - v)
@@ -113,52 +120,52 @@ def _dadapt_preprint_averages(
     _add_up(sums, 1, tl.where(mask, new_s * new_s / denominator, 0.0))
     _add_up(sums, 2, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
-    tl.store(v_places, new_v.to(DTYPE), mask=mask)
-    tl.store(s_places, new_s.to(DTYPE), mask=mask)
-    tl.store(m_places, (m + (1.0 - beta1) * (change - m)).to(DTYPE), mask=mask)
+    _write(v_places, new_v, mask)
+    _write(s_places, new_s, mask)
+    _write(m_places, m + (1.0 - beta1) * (change - m), mask)
 
 
 @triton.jit
-def _dadapt_adam_move(addresses, count, blocks, sizes, unless, scalars, sums, eps, decay, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+def _dadapt_adam_move(addresses, count, blocks, sizes, unless, scalars, sums, eps, decay, POINTER: tl.constexpr, BLOCK: tl.constexpr):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, m = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    _, v = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    _, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     change = m / (tl.sqrt(v) + eps) + decay * tl.load(scalars) * p
-    tl.store(p_places, (p - change).to(DTYPE), mask=mask)
+    _write(p_places, p - change, mask)
 
 
 @triton.jit
 def _prodigy_averages(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, beta3, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, beta3, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    _, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    _, start = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 3, tensor, count, offsets, mask, DTYPE)
-    v_places, v = _numbers(addresses, 4, tensor, count, offsets, mask, DTYPE)
-    s_places, s = _numbers(addresses, 5, tensor, count, offsets, mask, DTYPE)
+    _, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    _, start = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 3, tensor, count, offsets, mask, POINTER)
+    v_places, v = _numbers(addresses, 4, tensor, count, offsets, mask, POINTER)
+    s_places, s = _numbers(addresses, 5, tensor, count, offsets, mask, POINTER)
     change = tl.load(scalars) * g
     new_s = beta3 * s + tl.load(scalars + 1) * g
     _add_up(sums, 0, g * (start - p))
     _add_up(sums, 1, tl.abs(new_s))
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
-    tl.store(m_places, (m + (1.0 - beta1) * (change - m)).to(DTYPE), mask=mask)
-    tl.store(v_places, (v + (1.0 - beta2) * (change * change - v)).to(DTYPE), mask=mask)
-    tl.store(s_places, new_s.to(DTYPE), mask=mask)
+    _write(m_places, m + (1.0 - beta1) * (change - m), mask)
+    _write(v_places, v + (1.0 - beta2) * (change * change - v), mask)
+    _write(s_places, new_s, mask)
 
 
 @triton.jit
-def _prodigy_move(addresses, count, blocks, sizes, unless, scalars, sums, decay, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
+def _prodigy_move(addresses, count, blocks, sizes, unless, scalars, sums, decay, POINTER: tl.constexpr, BLOCK: tl.constexpr):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, m = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    _, v = _numbers(addresses, 2, tensor, count, offsets, mask, DTYPE)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    _, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
     change = m / (tl.sqrt(v) + tl.load(scalars + 1)) + decay * p
-    tl.store(p_places, (p - tl.load(scalars) * change).to(DTYPE), mask=mask)
+    _write(p_places, p - tl.load(scalars) * change, mask)
 
 
 @triton.jit
@@ -171,18 +178,18 @@ def _adam(p, g, m, v, beta1, beta2, step_size, eps, kept):
 
 @triton.jit
 def _adamw_small(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     tensor, offsets, mask = _place(blocks, sizes, BLOCK)
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, tl.float32)
-    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, tl.float32)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, FP32)
+    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, FP32)
     p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
     mask = mask & (tl.load(unless).to(tl.int32) != 1)
-    tl.store(p_places, p.to(DTYPE), mask=mask)
-    tl.store(m_places, m, mask=mask)
-    tl.store(v_places, v, mask=mask)
+    _write(p_places, p, mask)
+    _write(m_places, m, mask)
+    _write(v_places, v, mask)
 
 
 @triton.jit
@@ -216,7 +223,7 @@ def _packed(values, table):
 
 @triton.jit
 def _adamw_8bit(
-    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, DTYPE: tl.constexpr, BLOCK: tl.constexpr
+    addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, step_size, eps, kept, POINTER: tl.constexpr, BLOCK: tl.constexpr
 ):
     """States are bytes, which say by the tables in `scalars`, signed and unsigned, what share of the largest in 256 a number is."""
     program = tl.program_id(0)
@@ -225,23 +232,23 @@ def _adamw_8bit(
     offsets = row.to(tl.int64)[:, None] * 256 + tl.arange(0, 256)[None, :]
     size = tl.load(sizes + tensor)
     mask, row_mask = offsets < size, row.to(tl.int64) * 256 < size
-    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, DTYPE)
-    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, DTYPE)
-    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, tl.uint8)
-    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, tl.uint8)
-    m_largest_places, m_largest = _numbers(addresses, 4, tensor, count, row, row_mask, tl.float32)
-    v_largest_places, v_largest = _numbers(addresses, 5, tensor, count, row, row_mask, tl.float32)
+    p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
+    _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
+    m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, BYTES)
+    v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, BYTES)
+    m_largest_places, m_largest = _numbers(addresses, 4, tensor, count, row, row_mask, FP32)
+    v_largest_places, v_largest = _numbers(addresses, 5, tensor, count, row, row_mask, FP32)
     m, v = _unpacked(m, m_largest, scalars), _unpacked(v, v_largest, scalars + 256)
     p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
     m_codes, m_largest = _packed(tl.where(mask, m, 0.0), scalars)
     v_codes, v_largest = _packed(tl.where(mask, v, 0.0), scalars + 256)
     made = tl.load(unless).to(tl.int32) != 1
     mask, row_mask = mask & made, row_mask & made
-    tl.store(p_places, p.to(DTYPE), mask=mask)
-    tl.store(m_places, m_codes, mask=mask)
-    tl.store(v_places, v_codes, mask=mask)
-    tl.store(m_largest_places, m_largest, mask=row_mask)
-    tl.store(v_largest_places, v_largest, mask=row_mask)
+    _write(p_places, p, mask)
+    _write(m_places, m_codes, mask)
+    _write(v_places, v_codes, mask)
+    _write(m_largest_places, m_largest, row_mask)
+    _write(v_largest_places, v_largest, row_mask)
 
 
 Lists = Sequence[Sequence[Tensor | None]]
@@ -251,7 +258,7 @@ def fit(*lists: Sequence[Tensor | None]) -> bool:
     """Whether the kernels can work on these tensors: all of one dtype, none with gaps or another order of its numbers in memory."""
     dtype = lists[0][0].dtype
     present = (tensor for tensors in lists for tensor in tensors if tensor is not None)
-    return dtype in DTYPES and all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in present)
+    return dtype in POINTERS and all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in present)
 
 
 def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
@@ -266,7 +273,7 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *consta
     sums = torch.empty(len(blocks), 3, device=device)
     kernel[(len(blocks),)](
         sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
-        scalars, sums, *map(float, constants), DTYPE=DTYPES[first[0].dtype], BLOCK=BLOCK,
+        scalars, sums, *map(float, constants), POINTER=POINTERS[first[0].dtype], BLOCK=BLOCK,
     )  # fmt: skip
     return sums
 

@@ -45,6 +45,7 @@ for kernel in KERNELS:
     parameters = inspect.signature(kernel.fn).parameters
     for target, dtype in TARGETS.items():
         signature = {name: kind(name, parameter.annotation, dtype) for name, parameter in parameters.items()}
-        values = {(place,): (CONSTANTS | {"DTYPE": dtype})[name] for place, name in enumerate(parameters) if signature[name] == "constexpr"}
+        constants = CONSTANTS | {"POINTER": tl.pointer_type(dtype)}
+        values = {(place,): constants[name] for place, name in enumerate(parameters) if signature[name] == "constexpr"}
         triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=values), target=GPUTarget("cuda", target, 32))
 print(len(KERNELS))
