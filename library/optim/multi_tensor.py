@@ -65,7 +65,8 @@ class MultiTensorStep:
 
     def states(self, parameters: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
         """Of each name, what is kept under it for each of the parameters; None where there is nothing."""
-        return [[self.state[parameter].get(name) for parameter in parameters] for name in names]
+        states = [self.state[parameter] for parameter in parameters]
+        return [[state.get(name) for state in states] for name in names]
 
     def keep(self, found: Mapping[str, Tensor], denominator: Tensor) -> Tensor:
         """Writes what a step found into all groups, unless it is left out or `denominator`, that of the estimate of d, is still 0.

@@ -5,14 +5,17 @@ takes its tensors by their addresses, asked for anew at each step. Arithmetic is
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048  # numbers that one program works on
+DTYPE_OF = operator.attrgetter("dtype")
 FP32, BYTES = tl.constexpr(tl.pointer_type(tl.float32)), tl.constexpr(tl.pointer_type(tl.uint8))
 POINTERS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 POINTERS = {dtype: tl.pointer_type(kind) for dtype, kind in POINTERS.items()}
@@ -256,9 +259,9 @@ Lists = Sequence[Sequence[Tensor | None]]
 
 def fit(*lists: Sequence[Tensor | None]) -> bool:
     """Whether the kernels can work on these tensors: all of one dtype, none with gaps or another order of its numbers in memory."""
-    dtype = lists[0][0].dtype
-    present = (tensor for tensors in lists for tensor in tensors if tensor is not None)
-    return dtype in POINTERS and all(tensor.dtype == dtype and tensor.is_contiguous() for tensor in present)
+    present = [tensor for tensors in lists for tensor in tensors if tensor is not None]
+    dtypes = set(map(DTYPE_OF, present))
+    return len(dtypes) == 1 and dtypes <= POINTERS.keys() and all(map(Tensor.is_contiguous, present))
 
 
 def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
@@ -268,14 +271,19 @@ def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *consta
     """
     first = lists[0]
     device = first[0].device
-    blocks, sizes = blocks_of(tuple(tensor.numel() for tensor in first), BLOCK, device)
-    addresses = torch.tensor([[0 if tensor is None else tensor.data_ptr() for tensor in tensors] for tensors in lists])
+    blocks, sizes = blocks_of(tuple(map(Tensor.numel, first)), BLOCK, device)
+    addresses = torch.from_numpy(np.array([addresses_of(tensors) for tensors in lists], dtype=np.int64))
     sums = torch.empty(len(blocks), 3, device=device)
     kernel[(len(blocks),)](
         sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
         scalars, sums, *map(float, constants), POINTER=POINTERS[first[0].dtype], BLOCK=BLOCK,
     )  # fmt: skip
     return sums
+
+
+def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Where each tensor begins, 0 for None."""
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def added_up(sums: Tensor, count: int = 2) -> Tensor:
