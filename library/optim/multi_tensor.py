@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CPU_PART = 2**18  # numbers: a MiB of float32
+CPU_PART = 2**18  # numbers: a MiB of float32, of which a few stay in the cache from one operation to the next
+GPU_PART = 2**25  # 128 MiB: what an operation has made waits for the next one, as large as all the tensors otherwise
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -154,8 +155,8 @@ def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
 def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other.
 
-    A part is of one device and dtype. On the CPU it is about what stays in its cache from one operation to the next. A gradient has
-    its numbers in the order of its parameter's: torch's fused kernels go by their place in memory.
+    A part is of one device and dtype, and not much larger than CPU_PART or GPU_PART numbers. A gradient has its numbers in the order of
+    its parameter's: torch's fused kernels go by their place in memory.
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
@@ -163,7 +164,7 @@ def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[T
             parameter.grad = laid_out_like(parameter, parameter.grad)
             alike[parameter.device, parameter.dtype].append(parameter)
     for (device, _), parameters in alike.items():
-        for part in _cache_sized(parameters) if device.type == "cpu" else [parameters]:
+        for part in _parts(parameters, CPU_PART if device.type == "cpu" else GPU_PART):
             yield part, [parameter.grad for parameter in part]
 
 
@@ -174,12 +175,13 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(gradient)
 
 
-def _cache_sized(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def _parts(parameters: Sequence[Tensor], numbers: int) -> Iterator[list[Tensor]]:
+    """The parameters in lists that end with the one with which they reach so many numbers."""
     part, size = [], 0
     for parameter in parameters:
         part.append(parameter)
         size += parameter.numel()
-        if size >= CPU_PART:
+        if size >= numbers:
             yield part
             part, size = [], 0
     if part:

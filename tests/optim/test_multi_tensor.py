@@ -11,6 +11,7 @@ import torch
 from dadaptation import experimental
 from transformers.optimization import Adafactor as PackageAdafactor
 
+from library.optim import multi_tensor
 from library.optim.adafactor import Adafactor
 from library.optim.dadapt import DAdaptAdam, DAdaptAdamPreprint, DAdaptLion
 from library.optim.lion import Lion
@@ -186,6 +187,16 @@ def test_gradients_may_lie_otherwise_in_memory_than_their_parameters(case):
     twin.step()
     for found, expected in zip(others, parameters, strict=True):
         assert torch.equal(found, expected)
+
+
+def test_large_parameters_are_worked_on_in_parts(monkeypatch):
+    for device, name in (("cpu", "CPU_PART"), ("meta", "GPU_PART")):
+        monkeypatch.setattr(multi_tensor, name, 5)
+        parameters = [torch.nn.Parameter(torch.ones(size, device=device)) for size in (4, 1, 9, 2)]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        parts = multi_tensor.with_gradients({"params": parameters})
+        assert [[parameter.numel() for parameter in part] for part, _ in parts] == [[4, 1], [9], [2]]
 
 
 def test_one_list_may_hold_tensors_of_several_dtypes():
