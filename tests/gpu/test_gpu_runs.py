@@ -183,6 +183,7 @@ WITHOUT_WAITING = {
     "Adafactor": ["--optimizer_type", "Adafactor"],
     "Prodigy": ["--optimizer_type", "Prodigy", "--learning_rate", "1", "--optimizer_args", "use_bias_correction=True"],
     "DAdaptAdam, all in bf16": ["--optimizer_type", "DAdaptAdam", "--learning_rate", "1", "--mixed_precision", "bf16", "--full_bf16"],
+    "DAdaptation": ["--optimizer_type", "DAdaptation", "--learning_rate", "1"],
     "DAdaptLion": ["--optimizer_type", "DAdaptLion", "--learning_rate", "1", "--logging_dir", "logs"],
     "dropouts": ["--network_dropout", "0.1", "--network_args", "rank_dropout=0.1", "module_dropout=0.1"],
 }
@@ -192,6 +193,15 @@ WITHOUT_WAITING = {
 def test_the_host_waits_for_no_value_between_two_steps(options, run_of, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_of("reads", *options, "--max_train_steps", "5")
+    with waits_forbidden(run):
+        trained(run)
+
+
+@pytest.mark.skipif(device_of_tests() == "pretend", reason="bitsandbytes and Triton need a real GPU")
+@pytest.mark.parametrize("precision", ["no", "fp16"])
+def test_adamw8bit_waits_for_no_value_where_triton_runs(precision, run_of, tmp_path):
+    pytest.importorskip("triton")
+    run = run_of("reads", "--optimizer_type", "AdamW8bit", "--mixed_precision", precision, "--max_train_steps", "5")
     with waits_forbidden(run):
         trained(run)
 
