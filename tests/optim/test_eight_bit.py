@@ -164,8 +164,7 @@ class TestByKernels:
         monkeypatch.setitem(optimizer.mng.pid2config, 0, {"optim_bits": 32})
         assert not optimizer.leaves_out()
 
-    def test_kernels_are_tried_with_states_in_bytes(self, kernels, launches, on_this_device, monkeypatch):
-        monkeypatch.setattr(optimizer_kernels, "TOLERANCE", {torch.float32: 1e-2})  # for the package's coarse table on the CPU
+    def test_kernels_are_tried_with_states_in_bytes(self, kernels, launches, on_this_device):
         optimizer = eight_bit.AdamW8bit([torch.nn.Parameter(torch.ones(2, 2, device=DEVICE))], **OPTIONS)
         optimizer_kernels.use_kernels(optimizer, torch.device(DEVICE))
         assert optimizer.kernels is kernels and set(launches) == {"_adamw_8bit", "_adamw_small"}

@@ -115,18 +115,37 @@ def test_an_optimizer_gets_its_kernels_once_they_have_taken_its_own_steps(name, 
     assert optimizer.state_dict() == before and parameters[0].tolist() == [[1.0, 1.0]] * 2 and schedule.last_epoch == 0
 
 
-def test_kernels_whose_numbers_are_wrong_are_not_used(kernels, on_this_device, monkeypatch, caplog):
-    ours, options = WITH_KERNELS["lion"]
+WRONG = {"lion": "lion", "dadapt_lion": "dadapt lion", "dadapt_adam_move": "dadapt adam", "prodigy_move": "prodigy"}
+
+
+@pytest.mark.parametrize("kernel", WRONG)
+def test_kernels_whose_numbers_are_wrong_are_not_used(kernel, kernels, on_this_device, monkeypatch, caplog):
+    ours, options = WITH_KERNELS[WRONG[kernel]]
     optimizer = ours([torch.nn.Parameter(torch.ones(2, device=DEVICE))], **options)
-    right = kernels.lion
-    monkeypatch.setattr(kernels, "lion", lambda unless, lists, rate, betas, decay: right(unless, lists, rate * 1.01, betas, decay))
+    right = getattr(kernels, kernel)
+    monkeypatch.setattr(kernels, kernel, lambda unless, lists, rate, *rest: right(unless, lists, rate * 1.05, rest[0], 0.1))
     with caplog.at_level(logging.WARNING):
         use_kernels(optimizer, torch.device(DEVICE))
     assert optimizer.kernels is None
-    assert caplog.messages == [
-        "steps of Lion are computed by plain torch, a little slower: Triton does not work here "
+    assert caplog.messages[-1:] == [
+        f"steps of {ours.__name__} are computed by plain torch, a little slower: Triton does not work here "
         "(its numbers in torch.float32 are not those of plain torch)"
     ]
+
+
+@pytest.mark.parametrize("kernel", ["dadapt_adam_averages", "dadapt_preprint_averages", "prodigy_averages"])
+def test_sums_that_are_wrong_are_found(kernel, kernels, on_this_device, monkeypatch):
+    ours = WITH_KERNELS[kernel.removesuffix("_averages").replace("_", " ")][0]
+    optimizer = ours([torch.nn.Parameter(torch.ones(2, device=DEVICE))])
+    right = getattr(kernels, kernel)
+
+    def wrong(*arguments):
+        sums = right(*arguments)
+        return sums * torch.tensor([1.2, 1.1, 1.0], device=DEVICE)[: len(sums)]
+
+    monkeypatch.setattr(kernels, kernel, wrong)
+    use_kernels(optimizer, torch.device(DEVICE))
+    assert optimizer.kernels is None
 
 
 def test_optimizers_of_packages_and_other_devices_are_left_alone(monkeypatch):
