@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import torch
 
+from library.strangers import FAULTS
+
 logger = logging.getLogger(__name__)
 
 # Compute capability that Triton's code for a dtype needs.
 OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0), torch.float32: (7, 5)}
-# Of a compiler, a driver or a package, beside Triton's own error; an AssertionError where libcuda is not found.
-FAILS_WITH = (RuntimeError, OSError, ImportError, AssertionError, AttributeError, ValueError, subprocess.SubprocessError)
+FAILS_WITH = (*FAULTS, subprocess.SubprocessError)  # of a compiler, a driver or a package, beside Triton's own error
 
 
 def may_run(device: torch.device, dtype: torch.dtype) -> bool:
@@ -25,15 +26,23 @@ def may_run(device: torch.device, dtype: torch.dtype) -> bool:
 def runs(attempt: Callable[[], object], otherwise: str) -> bool:
     """Tries kernels out, for Triton also needs a C compiler and a driver of its liking.
 
-    attempt: raises what Triton raises, or RuntimeError if a result is wrong. One line says why, and what is done `otherwise`.
+    attempt: imports and runs them; raises RuntimeError if a result is wrong. One line says why, and what is done `otherwise`.
     """
-    import triton
+    try:
+        import triton
 
-    its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
+        its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
+    except FAILS_WITH as error:
+        return told(otherwise, error)
     try:
         attempt()
     except (its_own_error, *FAILS_WITH) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("%s, a little slower: Triton does not work here (%s)", otherwise, reason[0])
-        return False
+        return told(otherwise, error)
     return True
+
+
+def told(otherwise: str, error: BaseException) -> bool:
+    """False, once the reason is told in one line."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    logger.warning("%s, a little slower: Triton does not work here (%s)", otherwise, reason[0])
+    return False

@@ -134,6 +134,9 @@ class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
 class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprint):
     """The package's class with another `step`; --optimizer_type DAdaptation."""
 
+    def _move(self, group, parameters, decouple, step_size, still):
+        super()._move(group, parameters, decouple and group["lr"] > 0, step_size, still)
+
     def _step_size(self, first, rate):
         return self.scalars(FOUND_PREPRINT)[0] * rate
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from library.optim.multi_tensor import MultiTensorStep, with_gradients
 
+USUAL = {"max_unorm": 0.0, "skip_zeros": False, "percentile_clipping": 100, "block_wise": True}  # the last two until version 0.47
+
 
 class _WithoutWaits(MultiTensorStep):
     """The package's class with another `step`. Numbers and state are the package's."""
@@ -23,6 +25,8 @@ class _WithoutWaits(MultiTensorStep):
     @torch.no_grad()
     def step(self, closure=None):
         self._counted = []
+        if self.is_paged:  # such states lie in memory of both, and need the package's waits
+            return super().step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -56,9 +60,10 @@ class AdamW8bit(_WithoutWaits, bitsandbytes.optim.AdamW8bit):
     has_kernels = True
 
     def leaves_out(self) -> bool:
-        """By its kernels, in which the package's settings for single parameters, `skip_zeros` and `max_unorm` have no part."""
-        special = self.is_paged or self.args.max_unorm or self.args.skip_zeros or self.mng.pid2config or self.mng.index2config
-        return self.kernels is not None and not special
+        """By its kernels, which know neither the package's settings for single parameters nor what differs from `USUAL`."""
+        if self.kernels is None or self.is_paged or self.mng.pid2config or self.mng.index2config:
+            return False
+        return all(getattr(self.args, name, usual) == usual for name, usual in USUAL.items())
 
     def _step_group(self, index, group):
         if not self.leaves_out():

@@ -16,9 +16,17 @@ from torch import Tensor
 
 BLOCK = 2048  # numbers that one program works on
 DTYPE_OF = operator.attrgetter("dtype")
-FP32, BYTES = tl.constexpr(tl.pointer_type(tl.float32)), tl.constexpr(tl.pointer_type(tl.uint8))
-POINTERS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-POINTERS = {dtype: tl.pointer_type(kind) for dtype, kind in POINTERS.items()}
+
+
+class Pointer(tl.pointer_type):
+    """Triton's type, which from version 3.5 on cannot be the argument of a kernel, as it has no hash."""
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+FP32, BYTES = tl.constexpr(Pointer(tl.float32)), tl.constexpr(Pointer(tl.uint8))
+POINTERS = {torch.float32: Pointer(tl.float32), torch.float16: Pointer(tl.float16), torch.bfloat16: Pointer(tl.bfloat16)}
 
 
 @triton.jit
@@ -243,11 +251,12 @@ def _adamw_8bit(
     v_largest_places, v_largest = _numbers(addresses, 5, tensor, count, row, row_mask, FP32)
     m, v = _unpacked(m, m_largest, scalars), _unpacked(v, v_largest, scalars + 256)
     p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
-    m_codes, m_largest = _packed(tl.where(mask, m, 0.0), scalars)
-    v_codes, v_largest = _packed(tl.where(mask, v, 0.0), scalars + 256)
+    finite = mask & (g - g == 0.0)  # elsewhere bitsandbytes leaves the weight alone and forgets the averages
+    m_codes, m_largest = _packed(tl.where(finite, m, 0.0), scalars)
+    v_codes, v_largest = _packed(tl.where(finite, v, 0.0), scalars + 256)
     made = tl.load(unless).to(tl.int32) != 1
     mask, row_mask = mask & made, row_mask & made
-    _write(p_places, p, mask)
+    _write(p_places, p, mask & finite)
     _write(m_places, m_codes, mask)
     _write(v_places, v_codes, mask)
     _write(m_largest_places, m_largest, row_mask)
@@ -295,7 +304,7 @@ def in_fp32(*scalars: Tensor) -> Tensor:
     return torch.stack([scalar.float() for scalar in scalars])
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def blocks_of(sizes: tuple[int, ...], block: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(tensor, block of this tensor) of each program, (programs, 2) int32, and the sizes, (n,) int64."""
     numbers = torch.tensor(sizes)

@@ -55,6 +55,8 @@ def make_accelerator(
     )
     if accelerator.device.type == "cpu":
         keep_freed_memory()
+    elif accelerator.device.type == "cuda" and accelerator.device.index is not None:
+        torch.cuda.set_device(accelerator.device)  # where Triton runs kernels; with ACCELERATE_TORCH_DEVICE accelerate leaves it to us
     logger.info("device: %s, precision: %s, processes: %d", accelerator.device, mixed_precision, accelerator.num_processes)
     return accelerator
 

@@ -153,7 +153,8 @@ def assemble(
     """Adds the schedule, moves the network to the device and turns on the gradients of what is trained."""
     lr_scheduler = build_schedule(args, built, plan.total_steps, accelerator.num_processes)
     optimizer = place_network(args, network, built, accelerator)
-    use_kernels(built.optimizer, accelerator.device)
+    anywhere = functools.partial(true_anywhere, accelerator)
+    use_kernels(built.optimizer, accelerator.device, anywhere)
     if hasattr(network, "prepare_grad_etc"):
         network.prepare_grad_etc(*hooks.targets)
     trainable = adapter.trainable_parameters(network, built.optimizer.param_groups, strict_compat=args.strict_compat)
@@ -175,7 +176,7 @@ def assemble(
             built.optimizer,
             lr_scheduler,
             accelerator.scaler,
-            functools.partial(true_anywhere, accelerator),
+            anywhere,
         ),
         settled_rate=SettledRate(max(SETTLED_AFTER, plan.total_steps // 10)) if built.adapts_rate and not built.one_adapted_rate else None,
     )

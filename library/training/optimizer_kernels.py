@@ -1,6 +1,7 @@
 """Hands our optimizers their kernels where these run and take the very steps of the plain torch form."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,18 +16,27 @@ TOLERANCE = {torch.float32: 1e-2}  # of the way that the weights went; 0.1 in ha
 DISTANCE = {"d": 1e-2, "d0": 1e-2, "d_max": 1e-2}  # of optimizers that find one: large enough for steps to be seen
 
 
-def use_kernels(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Sets `optimizer.kernels` if it is one of ours that has kernels and they work on `device`, where its parameters are."""
+def use_kernels(
+    optimizer: torch.optim.Optimizer, device: torch.device, anywhere: Callable[[Tensor], Tensor] = lambda flags: flags
+) -> None:
+    """Sets `optimizer.kernels` if it is one of ours that has kernels and they work on `device`, where its parameters are.
+
+    anywhere: makes bools true that are true in any process: where they fail in one, all do without, so that all round alike.
+    """
     if not isinstance(optimizer, MultiTensorStep) or not optimizer.has_kernels:
         return
-    dtypes = {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]}
-    if not dtypes or not all(triton_here.may_run(device, dtype) for dtype in dtypes):
-        return
-    otherwise = f"steps of {type(optimizer).__name__} are computed by plain torch"
-    if all(triton_here.runs(partial(compare, optimizer, device, dtype), otherwise) for dtype in dtypes):
+    if not anywhere(torch.tensor(not they_work(optimizer, device), device=device)):
         from library.optim import triton_steps
 
         optimizer.kernels = triton_steps
+
+
+def they_work(optimizer: MultiTensorStep, device: torch.device) -> bool:
+    dtypes = {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]}
+    if not dtypes or not all(triton_here.may_run(device, dtype) for dtype in dtypes):
+        return False
+    otherwise = f"steps of {type(optimizer).__name__} are computed without kernels"
+    return all(triton_here.runs(partial(compare, optimizer, device, dtype), otherwise) for dtype in dtypes)
 
 
 def compare(optimizer: MultiTensorStep, device: torch.device, dtype: torch.dtype) -> None:

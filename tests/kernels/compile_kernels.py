@@ -1,51 +1,76 @@
-"""Compiles every Triton kernel for several generations of GPUs, without one, and prints how many; Triton's interpreter must be off."""
+"""Compiles Triton's kernels as their callers ask for them, for several generations of GPUs, without one; prints the names of all that were.
 
-import inspect
+A stand-in for Triton's driver says which GPU there is, and kernels are compiled but not launched. Triton's interpreter must be off.
+"""
+
 import sys
 from pathlib import Path
 
+import torch
 import triton
-import triton.language as tl
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from library.kernels import triton_kernels
 from library.optim import triton_steps
 
-KERNELS = [
-    *(getattr(triton_kernels, name + way) for name in ("_group_norm", "_layer_norm", "_geglu") for way in ("", "_backward")),
-    *(getattr(triton_steps, name) for name in ("_lion", "_dadapt_lion", "_adamw_small", "_adamw_8bit")),
-    *(getattr(triton_steps, name) for name in ("_prodigy_averages", "_prodigy_move")),
-    *(getattr(triton_steps, name) for name in ("_dadapt_adam_averages", "_dadapt_preprint_averages", "_dadapt_adam_move")),
-]
-TARGETS = {75: tl.float16, 80: tl.bfloat16, 90: tl.float32}  # compute capability times 10: the dtype to try there
-NAMES = {tl.float16: "fp16", tl.bfloat16: "bf16", tl.float32: "fp32"}
-IN_FP32 = ("means", "rstds", "unless", "scalars", "sums")
-IN_INTEGERS = {"addresses": "*i64", "blocks": "*i32", "sizes": "*i64"}
-SIZES = ("groups", "group_size", "positions", "width", "count")
-CONSTANTS = {"HAS_SHIFT": True, "SILU": True, "BLOCK_C": 16, "BLOCK_P": 64, "BLOCK": 512}
+TARGETS = {75: torch.float16, 90: torch.bfloat16}  # compute capability times 10: the half precision to try there
+run, compiled = triton.JITFunction.run, set()
 
 
-def kind(name: str, annotation: object, dtype: tl.dtype) -> str:
-    """Triton's word for the type of a kernel's argument."""
-    if annotation is tl.constexpr:
-        return "constexpr"
-    if name in IN_INTEGERS:
-        return IN_INTEGERS[name]
-    if name in SIZES or name.startswith("stride_") or name in ("grad_b", "grad_c", "grad_p"):
-        return "i32"
-    if name in ("x", "y", "shift", "weight", "bias", "grad", "grad_x"):
-        return f"*{NAMES[dtype]}"
-    return "*fp32" if name in IN_FP32 else "fp32"
+class StandIn:
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # compiled kernels are kept by device
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
 
 
-for kernel in KERNELS:
-    parameters = inspect.signature(kernel.fn).parameters
-    for target, dtype in TARGETS.items():
-        signature = {name: kind(name, parameter.annotation, dtype) for name, parameter in parameters.items()}
-        constants = CONSTANTS | {"POINTER": tl.pointer_type(dtype)}
-        values = {(place,): constants[name] for place, name in enumerate(parameters) if signature[name] == "constexpr"}
-        triton.compile(ASTSource(fn=kernel, signature=signature, constexprs=values), target=GPUTarget("cuda", target, 32))
-print(len(KERNELS))
+def warm_up(kernel, *arguments, grid, warmup=False, **constants):
+    compiled.add(kernel.fn.__name__)
+    return run(kernel, *arguments, grid=grid, warmup=True, **constants)
+
+
+def norms_and_gates(dtype: torch.dtype) -> None:
+    x, rows = torch.ones(1, 4, 2, 2, dtype=dtype), torch.ones(3, 8, dtype=dtype)
+    w, shift = torch.ones(4, dtype=dtype), torch.ones(1, 4, dtype=dtype)
+    for added, silu in ((None, False), (shift, True)):
+        _, mean, rstd = triton_kernels.group_norm(x, added, w, w, 2, 1e-5, silu)
+        triton_kernels.group_norm_backward(x, x, added, w, w, mean, rstd, 2, silu)
+    triton_kernels.layer_norm(rows, rows[0], rows[0], 1e-5)
+    triton_kernels.layer_norm_backward(rows, rows, rows[0], 1e-5)
+    triton_kernels.geglu(rows)
+    triton_kernels.geglu_backward(rows[:, :4], rows)
+
+
+def optimizer_steps(dtype: torch.dtype) -> None:
+    one, tensors = torch.ones(()), [torch.ones(300, dtype=dtype), torch.ones(5, dtype=dtype)]
+    averages, codes = [tensor.float() for tensor in tensors], [tensor.byte() for tensor in tensors]
+    triton_steps.lion(None, [tensors] * 3, one, (0.9, 0.99), 0.0)
+    triton_steps.dadapt_lion(None, [tensors] * 4, one, (0.9, 0.99), 0.0)
+    triton_steps.dadapt_adam_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8, 1.0)
+    triton_steps.dadapt_preprint_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8)
+    triton_steps.dadapt_adam_move(one, [tensors] * 3, one, 1e-8, 0.0)
+    triton_steps.prodigy_averages(None, [tensors, tensors, [None, tensors[1]], *[tensors] * 3], one, one, (0.9, 0.99, 0.9))
+    triton_steps.prodigy_move(one, [tensors] * 3, one, one, 0.0)
+    triton_steps.adamw_small(None, [tensors, tensors, averages, averages], 0.9, 0.99, 1e-3, 1e-8, 1.0)
+    lists = [tensors, tensors, codes, codes, averages, averages]
+    triton_steps.adamw_8bit(None, lists, torch.ones(512), 0.9, 0.99, 1e-3, 1e-8, 1.0)
+
+
+triton.JITFunction.run = warm_up
+for capability, dtype in TARGETS.items():
+    driver.set_active(StandIn(capability))
+    norms_and_gates(dtype)
+    optimizer_steps(torch.float32)
+print(*sorted(compiled))

@@ -85,6 +85,15 @@ def test_steps_are_the_packages_without_its_waits(name, monkeypatch):
     assert not found[1].leaves_out()
 
 
+@pytest.mark.parametrize("name", ["AdamW8bit", "Lion8bit"])
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_states_in_paged_memory_keep_the_packages_waits(name, monkeypatch):
+    waits = []
+    monkeypatch.setattr(package, "sync_gpu", waits.append)
+    trained(lambda groups, **rest: getattr(eight_bit, name)(groups, **rest, is_paged=True), steps=1)
+    assert len(waits) > len(SHAPES)
+
+
 def same_states(one, other) -> bool:
     states = [optimizer.state_dict()["state"] for optimizer in (one, other)]
     assert [sorted(state) for state in states[0].values()] == [sorted(state) for state in states[1].values()]
@@ -147,6 +156,17 @@ class TestByKernels:
         twin.step()
         assert all(torch.equal(one, other) for one, other in zip(parameters, untouched, strict=True)) and same_states(optimizer, twin)
 
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_gradients_that_are_not_finite_are_passed_over_one_by_one(self, bad, kernels):
+        parameter = torch.nn.Parameter(torch.ones(64, 128, device=DEVICE))
+        optimizer = eight_bit.AdamW8bit([parameter], lr=0.1)
+        optimizer.kernels = kernels
+        for _ in range(2):
+            parameter.grad = torch.ones_like(parameter)
+            parameter.grad[0, 3] = bad
+            optimizer.step()
+        assert parameter[0, 3] == 1 and bool((parameter < 0.85).sum() == parameter.numel() - 1)
+
     def test_blocks_of_zeros_stay_zero(self, kernels):
         parameter = torch.nn.Parameter(torch.ones(64, 128, device=DEVICE))
         optimizer = eight_bit.AdamW8bit([parameter], lr=0.1, weight_decay=0)
@@ -161,6 +181,10 @@ class TestByKernels:
         optimizer = eight_bit.AdamW8bit([torch.nn.Parameter(torch.ones(64, 64))])
         optimizer.kernels = kernels
         assert optimizer.leaves_out()
+        for name, value in (("percentile_clipping", 5), ("block_wise", False), ("skip_zeros", True), ("max_unorm", 1.0)):
+            with monkeypatch.context() as patched:
+                patched.setattr(optimizer.args, name, value, raising=False)
+                assert not optimizer.leaves_out()
         monkeypatch.setitem(optimizer.mng.pid2config, 0, {"optim_bits": 32})
         assert not optimizer.leaves_out()
 

@@ -199,6 +199,22 @@ def test_large_parameters_are_worked_on_in_parts(monkeypatch):
         assert [[parameter.numel() for parameter in part] for part, _ in parts] == [[4, 1], [9], [2]]
 
 
+@pytest.mark.parametrize("ours, package", [CASES[name][:2] for name in ("prodigy", "dadapt adam", "dadapt preprint", "dadapt lion")])
+def test_groups_whose_rate_is_zero_are_treated_as_in_the_package(ours, package):
+    ends = []
+    for kind in (ours, package):
+        parameters = [torch.nn.Parameter(torch.full((4,), 2.0)) for _ in range(2)]
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 0.0}]
+        options = {"weight_decay": 0.5, "d0": 1e-2} | ({} if "Lion" in kind.__name__ else {"decouple": True})
+        optimizer = kind(groups, lr=1.0, **options)
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+        ends.append(torch.stack([parameter.detach() for parameter in parameters]))
+    torch.testing.assert_close(ends[0], ends[1])
+
+
 def test_one_list_may_hold_tensors_of_several_dtypes():
     parameters = [torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)]
     for parameter in parameters:

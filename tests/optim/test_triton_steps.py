@@ -21,7 +21,7 @@ ONE_OF_EACH = ["lion decay", "prodigy usual", "dadapt adam decay", "dadapt prepr
 WITHOUT_MOMENTUM = "prodigy no momentum"
 
 
-def trained(optimizer_class, options, kernels=None, *, steps=4, dtype=torch.float32, gradient=lambda tensor: tensor):
+def trained(optimizer_class, options, kernels=None, *, steps=3, dtype=torch.float32, gradient=lambda tensor: tensor):
     parameters = [torch.nn.Parameter(parameter.detach().to(DEVICE, dtype)) for parameter in network()]
     optimizer = optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:]}], **options)
     optimizer.kernels = kernels
@@ -103,7 +103,7 @@ def test_states_that_lie_otherwise_in_memory_take_the_plain_form(kernels, launch
     assert not launches
 
 
-@pytest.mark.parametrize("name", WITH_KERNELS)
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, WITHOUT_MOMENTUM])
 def test_an_optimizer_gets_its_kernels_once_they_have_taken_its_own_steps(name, kernels, launches, on_this_device):
     ours, options = WITH_KERNELS[name]
     parameters = [torch.nn.Parameter(torch.ones(2, 2, device=DEVICE))]
@@ -128,7 +128,7 @@ def test_kernels_whose_numbers_are_wrong_are_not_used(kernel, kernels, on_this_d
         use_kernels(optimizer, torch.device(DEVICE))
     assert optimizer.kernels is None
     assert caplog.messages[-1:] == [
-        f"steps of {ours.__name__} are computed by plain torch, a little slower: Triton does not work here "
+        f"steps of {ours.__name__} are computed without kernels, a little slower: Triton does not work here "
         "(its numbers in torch.float32 are not those of plain torch)"
     ]
 
@@ -151,6 +151,17 @@ def test_sums_that_are_wrong_are_found(kernel, kernels, on_this_device, monkeypa
 def test_optimizers_of_packages_and_other_devices_are_left_alone(monkeypatch):
     parameter = torch.nn.Parameter(torch.ones(2))
     monkeypatch.setattr(optimizer_kernels, "compare", lambda *arguments: pytest.fail("tried"))
-    use_kernels(torch.optim.AdamW([parameter]), torch.device("cuda"))
-    use_kernels(CASES["lion"][0]([parameter]), torch.device("cpu"))
-    use_kernels(CASES["adafactor"][0]([parameter]), torch.device("cuda"))
+    for name, device in (("lion", "cpu"), ("adafactor", DEVICE)):
+        optimizer = CASES[name][0]([parameter])
+        use_kernels(optimizer, torch.device(device))
+        assert optimizer.kernels is None
+    use_kernels(torch.optim.AdamW([parameter]), torch.device(DEVICE))
+
+
+def test_where_kernels_fail_in_one_process_all_do_without(kernels, on_this_device):
+    ours, options = WITH_KERNELS["lion"]
+    optimizer = ours([torch.nn.Parameter(torch.ones(2, device=DEVICE))], **options)
+    use_kernels(optimizer, torch.device(DEVICE), anywhere=torch.ones_like)
+    assert optimizer.kernels is None
+    use_kernels(optimizer, torch.device(DEVICE))
+    assert optimizer.kernels is kernels
