@@ -46,7 +46,6 @@ TINY = {
 TINY_CLIP = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 WARM_UP = 3
 OURS, PLAIN, RECORDED, LAYERS = "ours", "plain", "recorded", "layers"
-OWN_RATE = ("Prodigy", "DAdaptAdam", "DAdaptLion", "DAdaptation")  # multiply --learning_rate by one they find
 
 
 def device_name(device: str) -> str:
@@ -78,7 +77,7 @@ def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tupl
         step.optimizer = torch.optim.AdamW(step.network.parameters(), lr=1e-4, foreach=True)
     if way in options.optimizers:
         groups = [{"params": list(step.network.parameters())}]
-        step.optimizer = build_optimizer(way, None, groups, learning_rate=1.0 if way in OWN_RATE else 1e-4).optimizer
+        step.optimizer = build_optimizer(way, None, groups, learning_rate=1e-4).optimizer
         use_kernels(step.optimizer, torch.device(device))
     if way == RECORDED:
         step.parts = replace(step.parts, replays=Replays(step.network.leaves(), cuda_recorder()))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from library.kernels import triton_here
+from library.kernels.layout import HALF
 from library.kernels.recompute import CheapOutputs
 
-HALF = (torch.float16, torch.bfloat16)
 TOLERANCE = 0.02  # of a norm: three times what bf16 rounds in these operations
 NORM = "Tensor weight, Tensor bias"
 SIGNATURES = {

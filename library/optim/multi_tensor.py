@@ -160,19 +160,20 @@ def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[T
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
-        if parameter.grad is not None:
-            parameter.grad = laid_out_like(parameter, parameter.grad)
-            alike[parameter.device, parameter.dtype].append(parameter)
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if not lie_alike(parameter, gradient):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        alike[parameter.device, parameter.dtype].append(parameter)
     for (device, _), parameters in alike.items():
         for part in _parts(parameters, CPU_PART if device.type == "cpu" else GPU_PART):
             yield part, [parameter.grad for parameter in part]
 
 
-def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient, copied if its numbers lie in another order; a recorded backward pass hands such ones out."""
-    if (gradient.is_contiguous() and parameter.is_contiguous()) or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def lie_alike(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether the numbers of both have one order in memory; a recorded backward pass hands out gradients in another one."""
+    return (gradient.is_contiguous() and parameter.is_contiguous()) or gradient.stride() == parameter.stride()
 
 
 def _parts(parameters: Sequence[Tensor], numbers: int) -> Iterator[list[Tensor]]:

@@ -47,6 +47,12 @@ def _numbers(addresses, row, tensor, count, offsets, mask, POINTER: tl.constexpr
 
 
 @triton.jit
+def _unless_left_out(unless, mask):
+    """The mask, or nothing where the step is left out."""
+    return mask & (tl.load(unless).to(tl.int32) != 1)
+
+
+@triton.jit
 def _write(places, values, mask):
     tl.store(places, values.to(places.dtype.element_ty), mask=mask)
 
@@ -69,7 +75,7 @@ def _lion(addresses, count, blocks, sizes, unless, scalars, sums, beta1, beta2, 
     _, g = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
     m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
     rate = tl.load(scalars)
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     update = _sign(beta1 * m + (1.0 - beta1) * g)
     _write(p_places, p - rate * (update + decay * p), mask)
     _write(m_places, m + (1.0 - beta2) * (g - m), mask)
@@ -89,7 +95,7 @@ def _dadapt_lion(
     new_s = s + (1.0 - sqrt_beta2) * (step_size * update - s)
     _add_up(sums, 0, update * s)  # outside of the tensor all is 0
     _add_up(sums, 1, tl.abs(new_s))
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     _write(p_places, p - step_size * (update + decay * p), mask)
     _write(m_places, m + (1.0 - beta2) * (step_size * g - m), mask)
     _write(s_places, new_s, mask)
@@ -108,7 +114,7 @@ def _dadapt_adam_averages(
     new_s = s + (1.0 - sqrt_beta2) * (change - s)
     _add_up(sums, 0, tl.where(mask, g * s / (tl.sqrt(v) + eps), 0.0))  # outside of the tensor, with an eps of 0, it is 0 / 0
     _add_up(sums, 1, tl.abs(new_s))
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     _write(v_places, v + (1.0 - beta2) * (g * g - v), mask)
     _write(s_places, new_s, mask)
     _write(m_places, m + (1.0 - beta1) * (scale * change - m), mask)
@@ -130,7 +136,7 @@ def _dadapt_preprint_averages(
     _add_up(sums, 0, tl.where(mask, g * g / denominator, 0.0))
     _add_up(sums, 1, tl.where(mask, new_s * new_s / denominator, 0.0))
     _add_up(sums, 2, tl.abs(new_s))
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     _write(v_places, new_v, mask)
     _write(s_places, new_s, mask)
     _write(m_places, m + (1.0 - beta1) * (change - m), mask)
@@ -142,7 +148,7 @@ def _dadapt_adam_move(addresses, count, blocks, sizes, unless, scalars, sums, ep
     p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
     _, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
     _, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     change = m / (tl.sqrt(v) + eps) + decay * tl.load(scalars) * p
     _write(p_places, p - change, mask)
 
@@ -162,7 +168,7 @@ def _prodigy_averages(
     new_s = beta3 * s + tl.load(scalars + 1) * g
     _add_up(sums, 0, g * (start - p))
     _add_up(sums, 1, tl.abs(new_s))
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     _write(m_places, m + (1.0 - beta1) * (change - m), mask)
     _write(v_places, v + (1.0 - beta2) * (change * change - v), mask)
     _write(s_places, new_s, mask)
@@ -174,7 +180,7 @@ def _prodigy_move(addresses, count, blocks, sizes, unless, scalars, sums, decay,
     p_places, p = _numbers(addresses, 0, tensor, count, offsets, mask, POINTER)
     _, m = _numbers(addresses, 1, tensor, count, offsets, mask, POINTER)
     _, v = _numbers(addresses, 2, tensor, count, offsets, mask, POINTER)
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     change = m / (tl.sqrt(v) + tl.load(scalars + 1)) + decay * p
     _write(p_places, p - tl.load(scalars) * change, mask)
 
@@ -197,7 +203,7 @@ def _adamw_small(
     m_places, m = _numbers(addresses, 2, tensor, count, offsets, mask, FP32)
     v_places, v = _numbers(addresses, 3, tensor, count, offsets, mask, FP32)
     p, m, v = _adam(p, g, m, v, beta1, beta2, step_size, eps, kept)
-    mask = mask & (tl.load(unless).to(tl.int32) != 1)
+    mask = _unless_left_out(unless, mask)
     _write(p_places, p, mask)
     _write(m_places, m, mask)
     _write(v_places, v, mask)
@@ -254,8 +260,7 @@ def _adamw_8bit(
     finite = mask & (g - g == 0.0)  # elsewhere bitsandbytes leaves the weight alone and forgets the averages
     m_codes, m_largest = _packed(tl.where(finite, m, 0.0), scalars)
     v_codes, v_largest = _packed(tl.where(finite, v, 0.0), scalars + 256)
-    made = tl.load(unless).to(tl.int32) != 1
-    mask, row_mask = mask & made, row_mask & made
+    mask, row_mask = _unless_left_out(unless, mask), _unless_left_out(unless, row_mask)
     _write(p_places, p, mask & finite)
     _write(m_places, m_codes, mask)
     _write(v_places, v_codes, mask)
