@@ -46,7 +46,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["library", "library.*", "networks", "networks.*"]),
-    package_data={"library.models": ["clip_vocabulary/*"]},
+    package_data={"library.models": ["clip_vocabulary/*"], "library.optim": ["*.c"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from diffusers import UNet2DConditionModel

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.models.ldm_keys import UNET_PREFIX, VAE_PREFIX, openclip_table, renamed, stacked_projection, vae_table

@@ -33,16 +33,16 @@ def runs(attempt: Callable[[], object], otherwise: str) -> bool:
 
         its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
     except FAILS_WITH as error:
-        return told(otherwise, error)
+        return told(otherwise, "Triton", error)
     try:
         attempt()
     except (its_own_error, *FAILS_WITH) as error:
-        return told(otherwise, error)
+        return told(otherwise, "Triton", error)
     return True
 
 
-def told(otherwise: str, error: BaseException) -> bool:
+def told(otherwise: str, culprit: str, error: BaseException) -> bool:
     """False, once the reason is told in one line."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
-    logger.warning("%s, a little slower: Triton does not work here (%s)", otherwise, reason[0])
+    logger.warning("%s, a little slower: %s does not work here (%s)", otherwise, culprit, reason[0])
     return False

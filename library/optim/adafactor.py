@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.optimization import Adafactor as PackageAdafactor
 
-from library.optim.multi_tensor import HALF, MultiTensorStep, with_gradients
+from library.optim.multi_tensor import HALF, MultiTensorStep
 
 
 class Adafactor(MultiTensorStep, PackageAdafactor):
@@ -26,7 +26,7 @@ class Adafactor(MultiTensorStep, PackageAdafactor):
         self._counted = []
         for group in self.param_groups:
             alike = defaultdict(list)
-            for parameter in (parameter for part, _ in with_gradients(group) for parameter in part):
+            for parameter in (parameter for part, _ in self.parts(group) for parameter in part):
                 self._prepare(group, parameter)
                 self.count([parameter])
                 alike[parameter.shape, parameter.dtype, parameter.device, self.state[parameter]["step"]].append(parameter)

@@ -10,7 +10,7 @@ import dadaptation.experimental
 import torch
 from torch import Tensor
 
-from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled, with_gradients
+from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled
 
 FOUND = ("d", "numerator_weighted", "k")
 FOUND_PREPRINT = ("d", "gsq_weighted", "k")
@@ -18,8 +18,6 @@ FOUND_PREPRINT = ("d", "gsq_weighted", "k")
 
 class _Adapted(MultiTensorStep):
     """What both have in common. Their own logging and sharded training go the package's way."""
-
-    has_kernels = True
 
     def leaves_out(self) -> bool:
         return not any(group["log_every"] or group["fsdp_in_use"] for group in self.param_groups)
@@ -65,7 +63,7 @@ class _AdaptedAdam(_Adapted):
         step_size = self._step_size(first, rate)
         sums = []
         for group in self.param_groups:
-            for parameters, gradients in with_gradients(group):
+            for parameters, gradients in self.parts(group):
                 self._prepare(parameters)
                 if group["weight_decay"] != 0 and not first["decouple"]:
                     torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
@@ -75,7 +73,7 @@ class _AdaptedAdam(_Adapted):
             return
         still = self._estimate(sums, rate, step_size)
         for group in self.param_groups:
-            for parameters, _ in with_gradients(group):
+            for parameters, _ in self.parts(group):
                 self._move(group, parameters, first["decouple"], step_size, still)
 
     def _prepare(self, parameters):
@@ -102,6 +100,8 @@ class _AdaptedAdam(_Adapted):
 
 class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
     """The package's class with another `step`."""
+
+    one_pass = ("dadapt_adam_averages", "dadapt_adam_move")
 
     def _step_size(self, first, rate):
         distance, _, steps = self.scalars(FOUND)
@@ -133,6 +133,8 @@ class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
 
 class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprint):
     """The package's class with another `step`; --optimizer_type DAdaptation."""
+
+    one_pass = ("dadapt_preprint_averages", "dadapt_adam_move")
 
     def _move(self, group, parameters, decouple, step_size, still):
         super()._move(group, parameters, decouple and group["lr"] > 0, step_size, still)
@@ -174,11 +176,13 @@ class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPrepri
 class DAdaptLion(_Adapted, dadaptation.DAdaptLion):
     """The package's class with another `step`."""
 
+    one_pass = ("dadapt_lion",)
+
     def _step(self, rate):
         step_size = self.scalars(FOUND)[0] * rate
         sums = []
         for group in self.param_groups:
-            for parameters, gradients in with_gradients(group):
+            for parameters, gradients in self.parts(group):
                 sums.append(self._step_part(group, parameters, gradients, step_size))
         if sums:
             self._estimate_distance(sums, rate)

@@ -11,7 +11,7 @@ import bitsandbytes.optim
 import torch
 from torch import Tensor
 
-from library.optim.multi_tensor import MultiTensorStep, with_gradients
+from library.optim.multi_tensor import MultiTensorStep
 
 USUAL = {"max_unorm": 0.0, "skip_zeros": False, "percentile_clipping": 100, "block_wise": True}  # the last two until version 0.47
 
@@ -57,7 +57,7 @@ class SGD8bit(_WithoutWaits, bitsandbytes.optim.SGD8bit):
 
 
 class AdamW8bit(_WithoutWaits, bitsandbytes.optim.AdamW8bit):
-    has_kernels = True
+    one_pass = ("adamw_small", "adamw_8bit")
 
     def leaves_out(self) -> bool:
         """By its kernels, which know neither the package's settings for single parameters nor what differs from `USUAL`."""
@@ -72,7 +72,7 @@ class AdamW8bit(_WithoutWaits, bitsandbytes.optim.AdamW8bit):
         for parameter in group["params"]:
             if not parameter.is_contiguous():
                 parameter.data = parameter.data.contiguous()
-        for parameters, _ in with_gradients(group):
+        for parameters, _ in self.parts(group):
             self.count(parameters)
             alike = defaultdict(list)  # large tensors have their states in bytes, small ones in fp32
             for parameter in parameters:

@@ -3,13 +3,13 @@
 import lion_pytorch
 import torch
 
-from library.optim.multi_tensor import MultiTensorStep, on_device, with_gradients
+from library.optim.multi_tensor import MultiTensorStep, on_device
 
 
 class Lion(MultiTensorStep, lion_pytorch.Lion):
     """The package's class with another `step`, which can be left out on the device."""
 
-    has_kernels = True
+    one_pass = ("lion",)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -19,7 +19,7 @@ class Lion(MultiTensorStep, lion_pytorch.Lion):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameters, gradients in with_gradients(group):
+            for parameters, gradients in self.parts(group):
                 self._step_part(group, parameters, gradients)
         return loss
 

@@ -4,13 +4,15 @@ A LoRA has hundreds of small tensors. Working on lists of them costs a few kerne
 that reads nothing on the host never waits for the GPU.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from library.optim.one_pass import OnePass
 
 CPU_PART = 2**18  # numbers: a MiB of float32, of which a few stay in the cache from one operation to the next
 GPU_PART = 2**25  # 128 MiB: what an operation has made waits for the next one, as large as all the tensors otherwise
@@ -26,8 +28,8 @@ class MultiTensorStep:
     """
 
     found_inf: Tensor | None = None
-    has_kernels = False
-    kernels: ModuleType | None = None  # library.optim.triton_steps, to be set where its kernels run on the parameters' device
+    one_pass: tuple[str, ...] = ()  # the steps of library.optim.one_pass that it is made of
+    kernels: OnePass | None = None  # to be set where they run on the parameters' device
     _step_supports_amp_scaling = False  # true lets torch's gradient scaler hand over `found_inf`, which it reads otherwise
     param_groups: list[dict[str, Any]]
     state: dict[Tensor, dict[str, Any]]
@@ -60,9 +62,13 @@ class MultiTensorStep:
         first, device = self.param_groups[0], self.param_groups[0]["params"][0].device
         return [on_device(first[name], device) for name in names]
 
-    def kernels_for(self, *lists: Sequence[Tensor | None]) -> ModuleType | None:
+    def kernels_for(self, *lists: Sequence[Tensor | None]) -> OnePass | None:
         """The kernels, if there are any and they take these tensors."""
         return self.kernels if self.kernels is not None and self.kernels.fit(*lists) else None
+
+    def parts(self, group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other."""
+        return with_gradients(group, whole=self.kernels is not None)
 
     def states(self, parameters: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
         """Of each name, what is kept under it for each of the parameters; None where there is nothing."""
@@ -152,11 +158,11 @@ def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors, 1)).sum(dtype=torch.float64)
 
 
-def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other.
+def with_gradients(group: dict[str, Any], *, whole: bool = False) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """The parameters of a group that have a gradient, and these gradients, in parts.
 
-    A part is of one device and dtype, and not much larger than CPU_PART or GPU_PART numbers. A gradient has its numbers in the order of
-    its parameter's: torch's fused kernels go by their place in memory.
+    A part is of one device and dtype, and unless `whole` not much larger than CPU_PART or GPU_PART numbers. A gradient has its numbers
+    in the order of its parameter's: torch's fused kernels go by their place in memory.
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
@@ -167,7 +173,8 @@ def with_gradients(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[T
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
         alike[parameter.device, parameter.dtype].append(parameter)
     for (device, _), parameters in alike.items():
-        for part in _parts(parameters, CPU_PART if device.type == "cpu" else GPU_PART):
+        largest = math.inf if whole else CPU_PART if device.type == "cpu" else GPU_PART
+        for part in _parts(parameters, largest):
             yield part, [parameter.grad for parameter in part]
 
 
@@ -176,7 +183,7 @@ def lie_alike(parameter: Tensor, gradient: Tensor) -> bool:
     return (gradient.is_contiguous() and parameter.is_contiguous()) or gradient.stride() == parameter.stride()
 
 
-def _parts(parameters: Sequence[Tensor], numbers: int) -> Iterator[list[Tensor]]:
+def _parts(parameters: Sequence[Tensor], numbers: float) -> Iterator[list[Tensor]]:
     """The parameters in lists that end with the one with which they reach so many numbers."""
     part, size = [], 0
     for parameter in parameters:

@@ -9,7 +9,7 @@ import math
 import prodigyopt
 import torch
 
-from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled, with_gradients
+from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled
 
 FOUND = ("d", "d_max", "d_numerator", "k")  # and, from the first step on, d_denom and d_hat
 
@@ -17,7 +17,7 @@ FOUND = ("d", "d_max", "d_numerator", "k")  # and, from the first step on, d_den
 class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
     """The package's class with another `step`. Sliced statistics and sharded training go the package's way."""
 
-    has_kernels = True
+    one_pass = ("prodigy_averages", "prodigy_move")
 
     def leaves_out(self) -> bool:
         return not any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups)
@@ -45,7 +45,7 @@ class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
 
         sums = []
         for group in self.param_groups:
-            for parameters, gradients in with_gradients(group):
+            for parameters, gradients in self.parts(group):
                 self._prepare(parameters, beta1)
                 if group["weight_decay"] != 0 and not first["decouple"]:
                     torch._foreach_add_(gradients, parameters, alpha=group["weight_decay"])
@@ -64,7 +64,7 @@ class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
         found["d"] = torch.minimum(highest, grown * first["growth_rate"])
         still = self.keep(found, denominator)
         for group in self.param_groups:
-            for parameters, gradients in with_gradients(group):
+            for parameters, gradients in self.parts(group):
                 self._move(group, parameters, gradients, step_size, still)
 
     def _prepare(self, parameters, beta1):

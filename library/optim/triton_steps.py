@@ -1,7 +1,7 @@
-"""Triton kernels of our optimizers' steps: all tensors of a step in one launch, each number read and written once.
+"""The steps of one_pass.py as Triton kernels: all tensors of a step in one launch.
 
-Imported where a GPU is about to run them, or Triton's interpreter; the plain torch form of each stands in its optimizer's file. A kernel
-takes its tensors by their addresses, asked for anew at each step. Arithmetic is fp32. `unless`: where it is 1 nothing is written.
+Imported where a GPU is about to run them, or Triton's interpreter. A kernel takes its tensors by their addresses, asked for anew at
+each step.
 """
 
 import functools
@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from library.optim.one_pass import Lists, OnePass, addresses_of
 
 BLOCK = 2048  # numbers that one program works on
 DTYPE_OF = operator.attrgetter("dtype")
@@ -268,45 +270,54 @@ def _adamw_8bit(
     _write(v_largest_places, v_largest, row_mask)
 
 
-Lists = Sequence[Sequence[Tensor | None]]
+class TritonSteps(OnePass):
+    """block: numbers that one program works on."""
+
+    block = BLOCK
+
+    def fit(self, *lists: Sequence[Tensor | None]) -> bool:
+        """True for tensors that are all of one dtype, none with gaps or another order of its numbers in memory."""
+        present = [tensor for tensors in lists for tensor in tensors if tensor is not None]
+        dtypes = set(map(DTYPE_OF, present))
+        return len(dtypes) == 1 and dtypes <= POINTERS.keys() and all(map(Tensor.is_contiguous, present))
+
+    def launch(self, name: str, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
+        """Runs one program of the kernel per block of each tensor."""
+        first = lists[0]
+        device = first[0].device
+        blocks, sizes = blocks_of(tuple(map(Tensor.numel, first)), self.block, device)
+        addresses = torch.from_numpy(np.array([addresses_of(tensors) for tensors in lists], dtype=np.int64))
+        sums = torch.empty(len(blocks), 3, device=device)
+        KERNELS[name][(len(blocks),)](
+            sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
+            scalars, sums, *map(float, constants), POINTER=POINTERS[first[0].dtype], BLOCK=self.block,
+        )  # fmt: skip
+        return sums
+
+    def adamw_small(self, unless: Tensor | None, lists: Lists, *constants: float) -> None:
+        """AdamW with averages in fp32. lists: parameters, gradients, state1, state2. constants: two betas, step size, eps, kept weights."""
+        self.launch("adamw_small", lists, unless, lists[2][0], *constants)
+
+    def adamw_8bit(self, unless: Tensor | None, lists: Lists, tables: Tensor, *constants: float) -> None:
+        """AdamW with averages in blocks of 256 bytes (arXiv:2110.02861), numbers as in `adamw_small`.
+
+        lists: parameters, gradients, state1, state2, absmax1, absmax2. tables: the 256 numbers that bytes of state1 mean, and of state2.
+        """
+        self.launch("adamw_8bit", lists, unless, tables, *constants)
 
 
-def fit(*lists: Sequence[Tensor | None]) -> bool:
-    """Whether the kernels can work on these tensors: all of one dtype, none with gaps or another order of its numbers in memory."""
-    present = [tensor for tensors in lists for tensor in tensors if tensor is not None]
-    dtypes = set(map(DTYPE_OF, present))
-    return len(dtypes) == 1 and dtypes <= POINTERS.keys() and all(map(Tensor.is_contiguous, present))
-
-
-def launch(kernel, lists: Lists, unless: Tensor | None, scalars: Tensor, *constants: float) -> Tensor:
-    """Runs one program of `kernel` per block of each tensor; returns the sums that each program makes, (programs, 3).
-
-    lists: of one length; the tensors of one place have one size, or are None, which reads as zeros. scalars: fp32, on the device.
-    """
-    first = lists[0]
-    device = first[0].device
-    blocks, sizes = blocks_of(tuple(map(Tensor.numel, first)), BLOCK, device)
-    addresses = torch.from_numpy(np.array([addresses_of(tensors) for tensors in lists], dtype=np.int64))
-    sums = torch.empty(len(blocks), 3, device=device)
-    kernel[(len(blocks),)](
-        sent(addresses, device), len(first), blocks, sizes, torch.zeros((), device=device) if unless is None else unless,
-        scalars, sums, *map(float, constants), POINTER=POINTERS[first[0].dtype], BLOCK=BLOCK,
-    )  # fmt: skip
-    return sums
-
-
-def addresses_of(tensors: Sequence[Tensor | None]) -> list[int]:
-    """Where each tensor begins, 0 for None."""
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-def added_up(sums: Tensor, count: int = 2) -> Tensor:
-    """The first `count` sums of all programs, (count,) in float64."""
-    return sums[:, :count].sum(dim=0, dtype=torch.float64)
-
-
-def in_fp32(*scalars: Tensor) -> Tensor:
-    return torch.stack([scalar.float() for scalar in scalars])
+KERNELS = {
+    "lion": _lion,
+    "dadapt_lion": _dadapt_lion,
+    "dadapt_adam_averages": _dadapt_adam_averages,
+    "dadapt_preprint_averages": _dadapt_preprint_averages,
+    "dadapt_adam_move": _dadapt_adam_move,
+    "prodigy_averages": _prodigy_averages,
+    "prodigy_move": _prodigy_move,
+    "adamw_small": _adamw_small,
+    "adamw_8bit": _adamw_8bit,
+}
+STEPS = TritonSteps()
 
 
 @functools.lru_cache(maxsize=128)
@@ -322,56 +333,3 @@ def blocks_of(sizes: tuple[int, ...], block: int, device: torch.device) -> tuple
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """On the device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def lion(unless: Tensor | None, lists: Lists, rate: Tensor, betas: Sequence[float], decay: float) -> None:
-    """lists: parameters, gradients, exp_avg."""
-    launch(_lion, lists, unless, in_fp32(rate), *betas, decay)
-
-
-def dadapt_lion(unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], decay: float) -> Tensor:
-    """lists: parameters, gradients, exp_avg, s. Returns the sums of update * s, the old one, and of |s|, the new one."""
-    return added_up(launch(_dadapt_lion, lists, unless, in_fp32(step_size), *betas, betas[1] ** 0.5, decay))
-
-
-def dadapt_adam_averages(
-    unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], eps: float, scale: float
-) -> Tensor:
-    """lists: gradients, exp_avg, exp_avg_sq, s. Returns the sums of gradient * s / denominator, the old ones, and of |s|, the new one."""
-    return added_up(launch(_dadapt_adam_averages, lists, unless, in_fp32(step_size), *betas, betas[1] ** 0.5, eps, scale))
-
-
-def dadapt_preprint_averages(unless: Tensor | None, lists: Lists, step_size: Tensor, betas: Sequence[float], eps: float) -> Tensor:
-    """lists: gradients, exp_avg, exp_avg_sq, s. Returns the sums of gradient^2 / denominator, s^2 / denominator and |s|, the new ones."""
-    return added_up(launch(_dadapt_preprint_averages, lists, unless, in_fp32(step_size), *betas, eps), 3)
-
-
-def dadapt_adam_move(unless: Tensor, lists: Lists, step_size: Tensor, eps: float, decay: float) -> None:
-    """lists: parameters, exp_avg, exp_avg_sq."""
-    launch(_dadapt_adam_move, lists, unless, in_fp32(step_size), eps, decay)
-
-
-def prodigy_averages(unless: Tensor | None, lists: Lists, distance: Tensor, weight: Tensor, betas: Sequence[float]) -> Tensor:
-    """lists: parameters, gradients, starting points, exp_avg, exp_avg_sq, s. Returns the sums of gradient * (start - parameter) and |s|.
-
-    weight: of the gradients in s. betas: three.
-    """
-    return added_up(launch(_prodigy_averages, lists, unless, in_fp32(distance, weight), *betas))
-
-
-def prodigy_move(unless: Tensor, lists: Lists, step_size: Tensor, eps: Tensor, decay: float) -> None:
-    """lists: parameters, exp_avg, exp_avg_sq."""
-    launch(_prodigy_move, lists, unless, in_fp32(step_size, eps), decay)
-
-
-def adamw_small(unless: Tensor | None, lists: Lists, *constants: float) -> None:
-    """AdamW with averages in fp32. lists: parameters, gradients, state1, state2. constants: beta1, beta2, step size, eps, kept weights."""
-    launch(_adamw_small, lists, unless, lists[2][0], *constants)
-
-
-def adamw_8bit(unless: Tensor | None, lists: Lists, tables: Tensor, *constants: float) -> None:
-    """AdamW with averages in blocks of 256 bytes (arXiv:2110.02861), numbers as in `adamw_small`.
-
-    lists: parameters, gradients, state1, state2, absmax1, absmax2. tables: the 256 numbers that bytes of state1 mean, and those of state2.
-    """
-    launch(_adamw_8bit, lists, unless, tables, *constants)

@@ -1,14 +1,16 @@
-"""Hands our optimizers their kernels where these run and take the very steps of the plain torch form."""
+"""Hands our optimizers the steps that take one pass (library.optim.one_pass) where these run and lead where the plain torch form leads."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from library.kernels import triton_here
+from library.optim import cpu_steps
 from library.optim.multi_tensor import MultiTensorStep
+from library.optim.one_pass import OnePass
 
 SHAPES = ((3, 5), (70, 60))  # AdamW8bit keeps the states of the second in bytes
 STEPS = 5
@@ -23,27 +25,50 @@ def use_kernels(
 
     anywhere: makes bools true that are true in any process: where they fail in one, all do without, so that all round alike.
     """
-    if not isinstance(optimizer, MultiTensorStep) or not optimizer.has_kernels:
+    if not isinstance(optimizer, MultiTensorStep) or not optimizer.one_pass:
         return
-    if not anywhere(torch.tensor(not they_work(optimizer, device), device=device)):
-        from library.optim import triton_steps
+    steps = steps_that_work(optimizer, device)
+    if not anywhere(torch.tensor(steps is None, device=device)):
+        optimizer.kernels = steps
 
-        optimizer.kernels = triton_steps
 
-
-def they_work(optimizer: MultiTensorStep, device: torch.device) -> bool:
+def steps_that_work(optimizer: MultiTensorStep, device: torch.device) -> OnePass | None:
+    """Triton's on a GPU, those in C on the CPU, tried out; what fails is told in one line."""
     dtypes = {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]}
-    if not dtypes or not all(triton_here.may_run(device, dtype) for dtype in dtypes):
-        return False
+    if not dtypes:
+        return None
+    if all(triton_here.may_run(device, dtype) for dtype in dtypes):
+        steps, runs = triton_steps, triton_here.runs
+    elif device.type == "cpu" and cpu_steps.may_run(dtypes, optimizer.one_pass):
+        steps, runs = c_steps, c_runs
+    else:
+        return None
     otherwise = f"steps of {type(optimizer).__name__} are computed without kernels"
-    return all(triton_here.runs(partial(compare, optimizer, device, dtype), otherwise) for dtype in dtypes)
+    works = all(runs(functools.partial(compare, optimizer, steps, device, dtype), otherwise) for dtype in dtypes)
+    return steps() if works else None
 
 
-def compare(optimizer: MultiTensorStep, device: torch.device, dtype: torch.dtype) -> None:
-    """Takes a few steps on a few numbers both ways. Raises RuntimeError if they lead to different places, besides what Triton raises."""
-    from library.optim import triton_steps
+def triton_steps() -> OnePass:
+    from library.optim.triton_steps import STEPS
 
-    ways = [few_steps(optimizer, kernels, device, dtype) for kernels in (None, triton_steps)]
+    return STEPS
+
+
+def c_steps() -> OnePass:
+    return cpu_steps.STEPS
+
+
+def c_runs(attempt: Callable[[], object], otherwise: str) -> bool:
+    try:
+        attempt()
+    except triton_here.FAILS_WITH as error:
+        return triton_here.told(otherwise, f"the C compiler {cpu_steps.compiler()}", error)
+    return True
+
+
+def compare(optimizer: MultiTensorStep, steps: Callable[[], OnePass], device: torch.device, dtype: torch.dtype) -> None:
+    """Takes a few steps on a few numbers both ways. Raises RuntimeError if they lead to different places, besides what `steps` raises."""
+    ways = [few_steps(optimizer, kernels, device, dtype) for kernels in (None, steps())]
     for expected, found in zip(*ways, strict=True):
         if not expected.isfinite().all():  # some optimizers cannot do with fp16, by whatever code
             continue
@@ -51,7 +76,7 @@ def compare(optimizer: MultiTensorStep, device: torch.device, dtype: torch.dtype
             raise RuntimeError(f"its numbers in {dtype} are not those of plain torch")
 
 
-def few_steps(optimizer: MultiTensorStep, kernels, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def few_steps(optimizer: MultiTensorStep, kernels: OnePass | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """How far steps of an optimizer with the same settings move small parameters."""
     generator = torch.Generator().manual_seed(0)
     parameters = [(0.1 * torch.randn(shape, generator=generator)).to(device, dtype).requires_grad_() for shape in SHAPES]

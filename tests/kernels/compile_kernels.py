@@ -14,7 +14,7 @@ from triton.runtime import driver
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from library.kernels import triton_kernels
-from library.optim import triton_steps
+from library.optim.triton_steps import STEPS
 
 TARGETS = {75: torch.float16, 90: torch.bfloat16}  # compute capability times 10: the half precision to try there
 run, compiled = triton.JITFunction.run, set()
@@ -56,16 +56,16 @@ def norms_and_gates(dtype: torch.dtype) -> None:
 def optimizer_steps(dtype: torch.dtype) -> None:
     one, tensors = torch.ones(()), [torch.ones(300, dtype=dtype), torch.ones(5, dtype=dtype)]
     averages, codes = [tensor.float() for tensor in tensors], [tensor.byte() for tensor in tensors]
-    triton_steps.lion(None, [tensors] * 3, one, (0.9, 0.99), 0.0)
-    triton_steps.dadapt_lion(None, [tensors] * 4, one, (0.9, 0.99), 0.0)
-    triton_steps.dadapt_adam_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8, 1.0)
-    triton_steps.dadapt_preprint_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8)
-    triton_steps.dadapt_adam_move(one, [tensors] * 3, one, 1e-8, 0.0)
-    triton_steps.prodigy_averages(None, [tensors, tensors, [None, tensors[1]], *[tensors] * 3], one, one, (0.9, 0.99, 0.9))
-    triton_steps.prodigy_move(one, [tensors] * 3, one, one, 0.0)
-    triton_steps.adamw_small(None, [tensors, tensors, averages, averages], 0.9, 0.99, 1e-3, 1e-8, 1.0)
+    STEPS.lion(None, [tensors] * 3, one, (0.9, 0.99), 0.0)
+    STEPS.dadapt_lion(None, [tensors] * 4, one, (0.9, 0.99), 0.0)
+    STEPS.dadapt_adam_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8, 1.0)
+    STEPS.dadapt_preprint_averages(None, [tensors] * 4, one, (0.9, 0.99), 1e-8)
+    STEPS.dadapt_adam_move(one, [tensors] * 3, one, 1e-8, 0.0)
+    STEPS.prodigy_averages(None, [tensors, tensors, [None, tensors[1]], *[tensors] * 3], one, one, (0.9, 0.99, 0.9))
+    STEPS.prodigy_move(one, [tensors] * 3, one, one, 0.0)
+    STEPS.adamw_small(None, [tensors, tensors, averages, averages], 0.9, 0.99, 1e-3, 1e-8, 1.0)
     lists = [tensors, tensors, codes, codes, averages, averages]
-    triton_steps.adamw_8bit(None, lists, torch.ones(512), 0.9, 0.99, 1e-3, 1e-8, 1.0)
+    STEPS.adamw_8bit(None, lists, torch.ones(512), 0.9, 0.99, 1e-3, 1e-8, 1.0)
 
 
 triton.JITFunction.run = warm_up

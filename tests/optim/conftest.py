@@ -6,16 +6,16 @@ from library.kernels import triton_here
 @pytest.fixture(scope="module")
 def kernels():
     pytest.importorskip("triton", reason="the kernels need the package triton")
-    from library.optim import triton_steps
+    from library.optim.triton_steps import STEPS
 
-    return triton_steps
+    return STEPS
 
 
 @pytest.fixture
 def launches(kernels, monkeypatch):
     """The kernels that were launched, by name."""
     names, launch = [], kernels.launch
-    monkeypatch.setattr(kernels, "launch", lambda kernel, *rest: (names.append(kernel.fn.__name__), launch(kernel, *rest))[1])
+    monkeypatch.setattr(kernels, "launch", lambda name, *rest: (names.append(name), launch(name, *rest))[1])
     return names
 
 
