@@ -175,3 +175,9 @@ def _sync_names(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def cache_folder() -> Path:
+    """The user's folder for what outlives a run, in %LOCALAPPDATA%, $XDG_CACHE_HOME or ~/.cache. It may not exist yet."""
+    caches = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches, "kohya_lora_trainer")

@@ -24,4 +24,5 @@ def setup_logging(args: Namespace | None = None, log_level: str | None = None, r
     simple = getattr(args, "console_log_simple", False)
     handler.setFormatter(logging.Formatter("%(message)s" if simple else LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
     root.addHandler(handler)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # misses a package for 4-bit products, which nothing uses
     root.setLevel(getattr(logging, level.upper()))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from library.files import written_whole
+from library.files import cache_folder, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ class ImageIndex:
 def _places(folder: str) -> tuple[Path, Path]:
     """Where a folder's index may lie, the better place first."""
     name = hashlib.sha256(os.path.abspath(folder).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    caches = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(folder, FILE_NAME), Path(caches, "image_index", f"{name}.json")
+    return Path(folder, FILE_NAME), Path(cache_folder(), "image_index", f"{name}.json")
 
 
 def _tables(content: Any) -> tuple[Table, Table]:

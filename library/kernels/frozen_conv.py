@@ -1,16 +1,22 @@
 """Convolutions with frozen weights that do not keep their input: torch keeps it for a weight gradient that nobody asks for."""
 
 import functools
+from collections.abc import Collection
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from library.kernels.compiled_blocks import outside
 
-def own_frozen_convolutions(model: nn.Module) -> None:
-    """Each Conv2d of `model` that is frozen and that no adapter has wrapped keeps its weight only; call it after adapters are applied."""
-    for layer in model.modules():
+
+def own_frozen_convolutions(model: nn.Module, compiled: Collection[nn.Module] = ()) -> None:
+    """Each Conv2d of `model` that is frozen and that no adapter has wrapped keeps its weight only; call it after adapters are applied.
+
+    compiled: blocks that stay as they are.
+    """
+    for layer in outside(model, compiled):
         if type(layer) is nn.Conv2d and "forward" not in layer.__dict__ and is_plain(layer) and not is_trained(layer):
             layer.forward = functools.partial(frozen_forward, layer)
 
@@ -24,7 +30,7 @@ def is_trained(layer: nn.Conv2d) -> bool:
 
 
 def frozen_forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling() or is_trained(layer):
+    if is_trained(layer):
         return nn.Conv2d.forward(layer, x)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -1,21 +1,24 @@
 """Puts library.kernels.pointwise into a diffusers U-Net: only the `forward` of single modules is replaced, weights stay where they are."""
 
 import functools
+from collections.abc import Collection
 
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from library.kernels.compiled_blocks import outside
 from library.kernels.pointwise import Pointwise
 
 
-def own_pointwise(unet: nn.Module, pointwise: Pointwise) -> None:
+def own_pointwise(unet: nn.Module, pointwise: Pointwise, compiled: Collection[nn.Module] = ()) -> None:
     """Residual blocks, norms of transformer blocks and their gates compute with `pointwise`; call it before adapters are applied.
 
     A norm that an adapter wraps later keeps that adapter, a norm that is trained is computed by torch.
+    compiled: blocks that stay as they are, see library.kernels.compiled_blocks.
     """
-    for module in unet.modules():
+    for module in outside(unet, compiled):
         if type(module) is ResnetBlock2D and is_simple(module):
             module.forward = functools.partial(residual_forward, module, pointwise)
         elif type(module) is GEGLU:

@@ -8,13 +8,15 @@ import json
 import os
 from pathlib import Path
 
+from library.files import cache_folder
+
 WORTH_IT = 64 << 20  # bytes; smaller files are hashed faster than looked up
 MAX_FILES = 200  # the oldest are forgotten
 
 
 def memory_path() -> Path:
-    """Where the hashes are kept: $XDG_CACHE_HOME, or ~/.cache, /kohya_lora_trainer/model_hashes.json."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kohya_lora_trainer" / "model_hashes.json"
+    """Where the hashes are kept."""
+    return cache_folder() / "model_hashes.json"
 
 
 def identity(path: Path) -> str:

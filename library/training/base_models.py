@@ -25,7 +25,14 @@ from library.models.swallow import swallow
 from library.training.accelerator import one_process_after_another
 from library.training.adapter import NetworkSettings
 from library.training.datasets import RunData, drop_bad_images
-from library.training.memory import SELECTIVE, compile_blocks, offload_checkpoints, slice_vae, tell_of_switches_without_effect
+from library.training.memory import (
+    SELECTIVE,
+    blocks_to_compile,
+    compile_blocks,
+    offload_checkpoints,
+    slice_vae,
+    tell_of_switches_without_effect,
+)
 from library.training.precision import DTYPES
 from library.training.sharding import Sharding, spread
 from library.training.vae_batches import EncodeInParts, vae_batch_size
@@ -73,7 +80,8 @@ def set_operations(args: Namespace, models: Models, accelerator: Accelerator) ->
         device=accelerator.device,
     )
     cheap = CheapOutputs() if args.gradient_checkpointing == SELECTIVE else None
-    own_pointwise(models.unet, Pointwise(kernels_for(accelerator.device, DTYPES[args.mixed_precision]), cheap))
+    pointwise = Pointwise(kernels_for(accelerator.device, DTYPES[args.mixed_precision]), cheap)
+    own_pointwise(models.unet, pointwise, blocks_to_compile(args, models))
     if cheap is not None:
         cheap.keeping_recipes(models.unet)
 
@@ -177,7 +185,7 @@ def place_models(
         place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:
         clear_device_cache(accelerator.device)
-    own_frozen_convolutions(models.unet)
+    own_frozen_convolutions(models.unet, blocks_to_compile(args, models))
     if in_blocks:
         family.enable_gradient_checkpointing(models, train_text_encoders=settings.train_text_encoder)
     offload_checkpoints(args, models, accelerator.device)

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import logging
+import os
 from argparse import Namespace
 
 import torch
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.autograd.graph import save_on_cpu
 
+from library.files import cache_folder
 from library.models.family import Models
 from library.models.stored_weights import store_weights
 from library.models.unet_blocks import largest_blocks, unet_blocks
@@ -95,6 +97,11 @@ def offload_checkpoints(args: Namespace, models: Models, device: torch.device) -
         offload_saved_tensors(models.unet, pinned=device.type == "cuda")
 
 
+def blocks_to_compile(args: Namespace, models: Models) -> list[nn.Module]:
+    """Those that --torch_compile is about, none without it."""
+    return unet_blocks(models.unet) if args.torch_compile else []
+
+
 def compile_blocks(args: Namespace, models: Models, device: torch.device) -> None:
     """Acts on --torch_compile: each block of the U-Net for itself, so blocks of one shape are compiled once.
 
@@ -105,11 +112,17 @@ def compile_blocks(args: Namespace, models: Models, device: torch.device) -> Non
     if args.gradient_checkpointing == SELECTIVE:
         logger.warning("--gradient_checkpointing selective has little effect with --torch_compile, which chooses by itself what it keeps")
     check_backend(args.dynamo_backend, device)
+    keep_compiled()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
-    blocks = unet_blocks(models.unet)
+    blocks = blocks_to_compile(args, models)
     for block in blocks:
         block.compile(backend=args.dynamo_backend)
     logger.info("--torch_compile: the first steps are slow while %d blocks are compiled with %s", len(blocks), args.dynamo_backend)
+
+
+def keep_compiled() -> None:
+    """Lets inductor find what an earlier run has compiled, on systems too that empty their folder for temporary files."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
 
 def check_backend(backend: str, device: torch.device) -> None:

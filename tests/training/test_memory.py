@@ -2,17 +2,22 @@
 
 import importlib.util
 import logging
+import os
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
+from library.kernels.frozen_conv import own_frozen_convolutions
 from library.models.family import Models
 from library.models.stored_weights import FLOAT8
 from library.models.unet_blocks import largest_blocks, unet_blocks
-from library.training import memory
+from library.training import base_models, memory
+from networks import lora
 from networks.layers import Dropout, lora_module
 from networks.targets import Target
 from tests.training.options import network_options
@@ -151,6 +156,42 @@ def test_blocks_of_one_shape_are_compiled_once_also_inside_adapters(monkeypatch)
     memory.compile_blocks(network_options(torch_compile=True, dynamo_backend=compiler), models(blocks), CPU)
     torch.testing.assert_close([block(x, temb) for block in blocks], expected)
     assert len(graphs) == 1
+
+
+def compilations(depth: int, monkeypatch) -> int:
+    """How often the compiler is called for a step of a U-Net whose transformers have `depth` blocks each, set up as in a run."""
+    torch.manual_seed(0)
+    settings = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",), "mid_block_type": None}
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8,), layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4,
+        transformer_layers_per_block=depth, **settings,
+    ).requires_grad_(False)  # fmt: skip
+    graphs = []
+    monkeypatch.setattr(memory, "check_backend", lambda backend, device: None)
+    compiler = lambda graph, inputs: (graphs.append(graph), graph.forward)[1]  # noqa: E731
+    args = network_options(torch_compile=True, dynamo_backend=compiler)
+    base_models.set_operations(args, models(unet), Accelerator(cpu=True))
+    network = lora.create_network(1.0, 2, 1.0, None, [], unet)
+    network.apply_to([], unet, False, True)
+    own_frozen_convolutions(unet, memory.blocks_to_compile(args, models(unet)))
+    torch._dynamo.reset()
+    memory.compile_blocks(args, models(unet), CPU)
+    unet(torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 3, 8)).sample.sum().backward()
+    return len(graphs)
+
+
+def test_more_blocks_of_the_same_shape_take_no_more_compiling_in_a_whole_unet(monkeypatch):
+    assert compilations(5, monkeypatch) == compilations(2, monkeypatch)
+
+
+def test_what_is_compiled_is_kept_from_run_to_run_where_the_user_keeps_caches(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    memory.keep_compiled()
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent.parent == tmp_path
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    memory.keep_compiled()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
 
 
 def test_an_absent_compiler_is_refused_by_name():
