@@ -1,12 +1,13 @@
 """Counts what one training step costs, without a GPU and without computing anything.
 
 python bench/count.py --family sdxl --rank 32 [--batch 1] [--size 1024] [--precision bf16] [--unet_only] [--cached_text]
-                      [--plain] [--layers] [--json]
+                      [--plain] [--layers] [--cuda_graph] [--json]
 
 The step of library.training runs on fake tensors, which have shapes but no values, at the full size of the model. Counted are
 launches (operations that a GPU would start a kernel for; views are free), host reads (each makes the host wait for the GPU), FLOPs
 of matrix products and convolutions, bytes read and written by all operations, and the most memory live at once. Exact and repeatable,
-so a test can hold the line; what a launch costs on a card is for bench/step.py to measure.
+so a test can hold the line; what a launch costs on a card is for bench/step.py to measure. With --cuda_graph a recorded part is one
+launch forward and one backward; FLOPs, bytes and peak are then those of the step without.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import random
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ from library.kernels.frozen_conv import own_frozen_convolutions
 from library.kernels.layout import own_layout
 from library.kernels.pointwise import Pointwise
 from library.kernels.recompute import CheapOutputs
+from library.kernels.replay import Record, Replays
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.family import Models
 from library.models.sd import SD
 from library.models.sdxl import SDXL
+from library.training.recording import PARTS
 from library.training.step import StepParts, StepSettings, training_loss
 from networks import lora
 
@@ -78,6 +81,7 @@ CLIP_BIGG = {
 }
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OWN_KERNELS = "lora_kernels"  # operators that are one kernel each
+RECORDED_BY = 2  # steps: the first of each shape runs as usual
 NO_KERNEL = ("detach", "alias", "_unsafe_view", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh")
 
 
@@ -113,7 +117,8 @@ class Counter(TorchDispatchMode):
 
     def __init__(self, on_host: list[Tensor]):
         super().__init__()
-        self._on_host = {id(tensor) for tensor in on_host}
+        self.on_host = on_host
+        self._ids_on_host = {id(tensor) for tensor in on_host}
         self.counts = Counts()
         self.by_operation: dict[str, int] = {}
         self._live: dict[int, int] = {}
@@ -122,7 +127,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         namespace, name = func._schema.name.split("::")
         if name == "_local_scalar_dense":
-            self.counts.host_reads += id(args[0]) not in self._on_host
+            self.counts.host_reads += id(args[0]) not in self._ids_on_host
             return 1.0 if args[0].is_floating_point() else 1
         result = func(*args, **(kwargs or {}))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -251,12 +256,14 @@ def prepared_step(
     return Prepared(data, parts, settings, network, optimizer)
 
 
-def count_step(family: str, *, batch: int, size: int, precision: str, with_flops: bool = True, **settings) -> Counter:
+def count_step(
+    family: str, *, batch: int, size: int, precision: str, with_flops: bool = True, cuda_graph: bool = False, **settings
+) -> Counter:
     """One micro step with its update, the optimizer's state being there already; `settings` are those of `prepared_step`.
 
     rank, unet_only; cached_text: no text encoder runs. kernels: those for norms and gates, the layout and the frozen convolutions.
     checkpointing: --gradient_checkpointing. create: makes another network than LoRA, in place, from text encoder and U-Net.
-    with_flops: off halves the time it takes.
+    with_flops: off halves the time it takes. cuda_graph: launches and reads are those with recordings.
     """
     dtype = DTYPES[precision]
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -267,7 +274,41 @@ def count_step(family: str, *, batch: int, size: int, precision: str, with_flops
             one_step(step)
         counter.counts.flops = flops.get_total_flops() if flops else 0
         counter.counts.trained = sum(parameter.numel() for parameter in step.network.parameters())
+        if cuda_graph:
+            count_recorded(step, counter)
     return counter
+
+
+def count_recorded(step: Prepared, counter: Counter) -> None:
+    """Puts the launches and host reads of a step whose recordings were made before into `counter`."""
+    recorder = OneLaunch()
+    step.parts = recorded(step.parts, lambda: recorder)
+    for _ in range(RECORDED_BY):
+        one_step(step)
+    recorder.replayed = 0
+    again = Counter(counter.on_host)
+    with again:
+        one_step(step)
+    counter.counts.launches, counter.counts.host_reads = again.counts.launches + recorder.replayed, again.counts.host_reads
+    counter.by_operation = again.by_operation
+
+
+class OneLaunch:
+    """A stand-in for CUDA graphs: what is recorded runs once, and each replay is one launch and nothing else."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def __call__(self, work: Callable) -> tuple[object, Callable[[], None]]:
+        return work(), self._replay
+
+    def _replay(self) -> None:
+        self.replayed += 1
+
+
+def recorded(parts: StepParts, recorder: Callable[[], Record]) -> StepParts:
+    """The same with U-Net and text encoders recorded, as with --cuda_graph auto."""
+    return replace(parts, **{name: Replays(parts.network.leaves(), recorder()) for name in PARTS})
 
 
 def make_state(optimizer, network: nn.Module) -> None:
@@ -304,6 +345,7 @@ def main() -> None:
     parser.add_argument("--gradient_checkpointing", nargs="?", const=True, default=False, choices=("selective",), help="as in training")
     parser.add_argument("--plain", action="store_true", help="norms and gates by plain torch, contiguous pictures")
     parser.add_argument("--layers", action="store_true", help="nothing of ours: a LoRA computed layer by layer, as sd-scripts does")
+    parser.add_argument("--cuda_graph", action="store_true", help="U-Net and text encoders recorded, as with --cuda_graph auto")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON")
     options = parser.parse_args()
     if options.cached_text and not options.unet_only:
@@ -319,6 +361,7 @@ def main() -> None:
         cached_text=options.cached_text,
         kernels=not (options.plain or options.layers),
         checkpointing=options.gradient_checkpointing,
+        cuda_graph=options.cuda_graph,
         create=functools.partial(layer_by_layer.create, options.rank, unet_only=options.unet_only) if options.layers else None,
     )
     counts = counter.counts

@@ -19,7 +19,6 @@ import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import count, layer_by_layer
 from library.kernels.pointwise import kernels_for
-from library.kernels.replay import Replays, cuda_recorder
+from library.kernels.replay import cuda_recorder
 from library.optim.optimizers import build_optimizer
 from library.training.allocator import keep_freed_memory
 from library.training.optimizer_kernels import use_kernels
@@ -81,7 +80,7 @@ def seconds_of_steps(options: argparse.Namespace, device: str, way: str) -> tupl
         step.optimizer = build_optimizer(way, None, groups, learning_rate=1e-4).optimizer
         use_kernels(step.optimizer, torch.device(device))
     if way == RECORDED:
-        step.parts = replace(step.parts, replays=Replays(step.network.leaves(), cuda_recorder()))
+        step.parts = count.recorded(step.parts, cuda_recorder)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -123,7 +122,7 @@ def main() -> None:
     only.add_argument("--plain", action="store_true", help="plain torch only")
     only.add_argument("--no_plain", action="store_true", help="ours only")
     parser.add_argument("--layers", action="store_true", help="also a LoRA computed layer by layer, as sd-scripts does")
-    parser.add_argument("--cuda_graph", action="store_true", help="ours a second time, with the U-Net's part as CUDA graphs")
+    parser.add_argument("--cuda_graph", action="store_true", help="ours a second time, with U-Net and text encoder as CUDA graphs")
     parser.add_argument("--optimizers", nargs="+", default=[], metavar="NAME", help="also ours with each of these: Lion Prodigy ...")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args()

@@ -29,14 +29,14 @@ def device_of_tests() -> str:
 
 
 def go_offline() -> None:
-    """Sets the environment of this process; call it before the libraries are imported."""
+    """Sets the environment of this process; call it before the libraries are imported. A second call changes nothing."""
     os.environ.update(SETTINGS)
     device = device_of_tests()
     if device != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = NO_GPU
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # our kernels then run on the CPU; Triton reads it when it is imported
-    if device == "pretend":
+    if device == "pretend" and "pretend_gpu" not in sys.modules:
         from tests.pretend_gpu import install
 
         sys.modules["pretend_gpu"] = install()

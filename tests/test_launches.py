@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bench import layer_by_layer
+from bench import layer_by_layer, step
 from bench.layer_by_layer import LayerByLayer
 from networks.layers import Dropout, lora_module
 from networks.targets import Target
@@ -41,6 +41,14 @@ def test_a_step_takes_no_more_launches_than_recorded_and_reads_nothing(count, fa
     counter = count.count_step(family, batch=1, precision="bf16", with_flops=False, **settings)
     assert counter.counts.host_reads == 0
     assert counter.counts.launches <= recorded, f"{counter.by_operation}"
+
+
+def test_a_recorded_step_takes_some_fifty_launches_at_any_size(count, monkeypatch):
+    monkeypatch.setitem(count.UNETS, "sd", count.UNETS["sd"] | step.TINY["sd"])
+    monkeypatch.setattr(count, "CLIP_L", count.CLIP_L | step.TINY_CLIP)
+    settings = {"rank": 4, "size": 128, "unet_only": False, "with_flops": False}
+    counts = count.count_step("sd", batch=1, precision="bf16", cuda_graph=True, **settings).counts
+    assert (counts.launches <= 51, counts.host_reads) == (True, 0)
 
 
 def test_a_lora_computed_layer_by_layer_takes_twice_the_launches(count):

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 MOST_RECORDINGS = 32  # sets of shapes; each costs seconds and some memory for the graph itself, the activations' memory is shared
 
-Inputs = dict[str, Tensor]
-Compute = Callable[[Inputs], Tensor]
+Named = dict[str, Tensor]
+Compute = Callable[[Named], Named]
 Replay = Callable[[], object]
 Record = Callable[[Callable], tuple[object, Replay]]
 
@@ -27,18 +27,20 @@ class Replays:
     What is asked for without gradients is computed as usual. Where recording fails, this is told in a line and all goes on without.
     """
 
-    def __init__(self, leaves: Sequence[Tensor], record: Record, *, keeps_gradients: bool = False):
+    def __init__(self, leaves: Sequence[Tensor], record: Record, *, keeps_gradients: bool = False, part: str = "a part of the step"):
         """leaves: tensors besides the inputs that may get gradients; the same ones, in the same memory, in all calls.
 
         record: runs or captures a function, see `cuda_recorder`. keeps_gradients: gradients outlive the next call (accumulation).
+        part: what is recorded, in messages.
         """
         self.leaves = [leaf for leaf in leaves if leaf.requires_grad]
         self.recordings: dict[tuple, Recording | None] = {}
         self._record = record
         self._keeps_gradients = keeps_gradients
+        self._part = part
         self._works = True
 
-    def __call__(self, compute: Compute, inputs: Inputs) -> Tensor:
+    def __call__(self, compute: Compute, inputs: Named) -> Named:
         """compute(inputs), a function of the inputs, of the leaves and of the device's random state alone."""
         if not self._works or not torch.is_grad_enabled():
             return compute(inputs)
@@ -52,7 +54,7 @@ class Replays:
         recording = self.recordings[key]
         return compute(inputs) if recording is None else recording(inputs)
 
-    def _recorded(self, compute: Compute, inputs: Inputs) -> "Recording | None":
+    def _recorded(self, compute: Compute, inputs: Named) -> "Recording | None":
         try:
             return Recording(compute, inputs, self.leaves, self._record, self._keeps_gradients)
         except RuntimeError as error:  # CUDA's refusals, and what PyTorch says of an operation that cannot be captured
@@ -61,36 +63,40 @@ class Replays:
         self.recordings.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        logger.warning("--cuda_graph auto: steps run without recordings, a little slower, as this one could not be recorded (%s)", reason)
+        logger.warning("--cuda_graph auto: %s runs as usual, a little slower, as it could not be recorded (%s)", self._part, reason)
         return None
 
 
 class Recording:
-    """One set of shapes: where its inputs, its output and its gradients lie, and how to compute them anew."""
+    """One set of shapes: where its inputs, its outputs and its gradients lie, and how to compute them anew."""
 
-    def __init__(self, compute: Compute, inputs: Inputs, leaves: Sequence[Tensor], record: Record, keeps_gradients: bool):
+    def __init__(self, compute: Compute, inputs: Named, leaves: Sequence[Tensor], record: Record, keeps_gradients: bool):
         self.inputs = {name: tensor.detach().clone().requires_grad_(tensor.requires_grad) for name, tensor in inputs.items()}
         self.leaves = leaves
         self.keeps_gradients = keeps_gradients
-        self._answer: Tensor | None = None
+        self._answers: list[Tensor] = []
         self._anchor = torch.zeros((), requires_grad=True)
+        self.names: list[str] = []
 
-        def forward() -> Tensor:
-            self._answer = compute(self.inputs)
-            return self._answer
+        def forward() -> list[Tensor]:
+            answers = compute(self.inputs)
+            self.names, self._answers = list(answers), list(answers.values())
+            return self._answers
 
         def backward() -> tuple[Tensor | None, ...]:
             trained = [*(tensor for tensor in self.inputs.values() if tensor.requires_grad), *leaves]
-            return torch.autograd.grad(self._answer, trained, self.output_gradient, allow_unused=True)
+            wanted = [answer for answer in self._answers if answer.requires_grad]
+            return torch.autograd.grad(wanted, trained, self.output_gradients, allow_unused=True)
 
-        output, self.replay_forward = record(forward)
-        self.output = output.detach()
-        self.output_gradient = torch.zeros_like(self.output)
-        self.gradients, self.replay_backward = record(backward)
-        self._answer = None
+        outputs, self.replay_forward = record(forward)
+        self.outputs = [output.detach() for output in outputs]
+        self.trains = [answer.requires_grad for answer in self._answers]
+        self.output_gradients = [torch.zeros_like(output) for output, trains in zip(self.outputs, self.trains, strict=True) if trains]
+        self.gradients, self.replay_backward = record(backward) if any(self.trains) else ((), None)
+        self._answers = []
 
-    def __call__(self, inputs: Inputs) -> Tensor:
-        return _Replayed.apply(self, self._anchor, *inputs.values())
+    def __call__(self, inputs: Named) -> Named:
+        return dict(zip(self.names, _Replayed.apply(self, self._anchor, *inputs.values()), strict=True))
 
     def take_in(self, inputs: Sequence[Tensor]) -> None:
         """Puts the values of new inputs where the recording reads them."""
@@ -115,22 +121,25 @@ class _Replayed(torch.autograd.Function):
     """The anchor is a tensor that wants a gradient and gets none: without one autograd would not come back here."""
 
     @staticmethod
-    def forward(ctx, recording: Recording, anchor: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx, recording: Recording, anchor: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         recording.take_in(inputs)
         recording.replay_forward()
         ctx.recording = recording
-        return recording.output.detach()
+        outputs = tuple(output.detach() for output in recording.outputs)
+        ctx.mark_non_differentiable(*(output for output, trains in zip(outputs, recording.trains, strict=True) if not trains))
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.recording.output_gradient.copy_(gradient)
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = [gradient for gradient, trains in zip(gradients, ctx.recording.trains, strict=True) if trains]
+        torch._foreach_copy_(ctx.recording.output_gradients, wanted)
         ctx.recording.replay_backward()
         return None, None, *ctx.recording.hand_out()
 
 
 def cuda_recorder() -> Record:
-    """Captures CUDA graphs that share one pool of memory: at any time only one of them is between its forward and its backward pass."""
+    """Captures CUDA graphs that share one pool of memory: at any time only one of them may be between its forward and its backward pass."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Callable) -> tuple[object, Replay]:

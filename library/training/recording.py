@@ -12,21 +12,26 @@ from library.training.memory import SELECTIVE
 
 logger = logging.getLogger(__name__)
 
+PARTS = {"replays": "the U-Net", "text_replays": "the text encoder"}
+"""Name in StepParts -> what it is."""
 
-def replays(args: Namespace, network: nn.Module, accelerator: Accelerator) -> Replays | None:
-    """Records steps where --cuda_graph asks for it and nothing stands in the way; what does is told in a line.
 
-    To be called when weights lie where they stay and the low-precision copies are made.
+def recordings(args: Namespace, network: nn.Module, accelerator: Accelerator) -> dict[str, Replays]:
+    """The parts of a step that are recorded, by their names in StepParts: all that is large, where --cuda_graph asks for it.
+
+    Nothing where something stands in the way, which is told in a line. To be called when weights lie where they stay and the
+    low-precision copies are made.
     """
     if args.cuda_graph != "auto":
-        return None
+        return {}
     reason = obstacle(args, network, accelerator.device)
     if reason is not None:
         logger.warning("--cuda_graph auto has no effect: %s", reason)
-        return None
+        return {}
     leaves = network.leaves()
     accumulating = args.gradient_accumulation_steps > 1 and any(isinstance(leaf, nn.Parameter) for leaf in leaves)
-    return Replays(leaves, cuda_recorder(), keeps_gradients=accumulating)
+    # each with a pool of memory of its own, as the U-Net runs between the text encoder's forward and backward pass
+    return {name: Replays(leaves, cuda_recorder(), keeps_gradients=accumulating, part=part) for name, part in PARTS.items()}
 
 
 def obstacle(args: Namespace, network: nn.Module, device: torch.device) -> str | None:

@@ -24,7 +24,7 @@ from library.training.datasets import RunData
 from library.training.guard import weights_are_finite
 from library.training.plan import Plan, plan_training
 from library.training.precision import DTYPES
-from library.training.recording import replays
+from library.training.recording import recordings
 from library.training.run_metadata import RunMetadata
 from library.training.saving_points import NotSaved, SavePoints, SaveSettings
 from library.training.state_points import StatePoints, StateSettings
@@ -168,7 +168,7 @@ def step_parts(args: Namespace, family: Family, models: Models, network: nn.Modu
         objective=family.objective(args.zero_terminal_snr).to(accelerator.device),
         autocast=accelerator.autocast,
         python_random=random,
-        replays=replays(args, network, accelerator),
+        **recordings(args, network, accelerator),
     )
 
 

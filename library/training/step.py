@@ -16,7 +16,7 @@ from library.diffusion.losses import LossSettings, weighted_loss
 from library.diffusion.noise import NoiseSettings, Random, noisy_latents
 from library.diffusion.objectives import DDPM
 from library.diffusion.weighting import latent_mask
-from library.kernels.replay import Inputs, Replays
+from library.kernels.replay import Named, Replays
 from library.models.family import Family, Models
 
 SIZES = ("original_sizes_hw", "crop_top_lefts", "target_sizes_hw")
@@ -42,7 +42,7 @@ class StepSettings:
 class StepParts:
     """The models and callables one step works with. `python_random` feeds the scales of multires noise.
 
-    replays: records the U-Net's part of a step instead of running it each time.
+    replays, text_replays: record the U-Net's and the trained text encoders' part of a step instead of running it each time.
     """
 
     family: Family
@@ -52,6 +52,7 @@ class StepParts:
     autocast: Callable[[], AbstractContextManager]
     python_random: Random
     replays: Replays | None = None
+    text_replays: Replays | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,16 @@ def encode_captions(batch: Batch, parts: StepParts, settings: StepSettings) -> d
     """The text states of the batch: cached ones as they are, else encoded with gradients only if the encoders are trained."""
     if batch.text_states is not None:
         return {name: state.to(settings.weight_dtype) if state.is_floating_point() else state for name, state in batch.text_states.items()}
-    with torch.set_grad_enabled(settings.train_text_encoder), parts.autocast():
-        text_states = parts.family.encode_text(parts.models.text_encoders, batch.input_ids, batch.token_weights)
+    encoders = parts.models.text_encoders
+    inputs = {str(place): tensor for place, tensor in enumerate([*batch.input_ids, *(batch.token_weights or ())])}
+
+    def compute(inputs: Named) -> Named:
+        tensors = list(inputs.values())
+        with parts.autocast():
+            return parts.family.encode_text(encoders, tensors[: len(encoders)], tensors[len(encoders) :] or None)
+
+    with torch.set_grad_enabled(settings.train_text_encoder):
+        text_states = compute(inputs) if parts.text_replays is None else parts.text_replays(compute, inputs)
     if settings.cast_text_states:
         text_states = {name: state.to(settings.weight_dtype) for name, state in text_states.items()}
     return text_states
@@ -149,12 +158,12 @@ def predict(
     sizes = {name: getattr(batch, name) for name in SIZES}
     inputs = {"noisy_latents": noisy_latents.to(settings.weight_dtype), "timesteps": timesteps, **text_states, **sizes}
 
-    def compute(inputs: Inputs) -> Tensor:
+    def compute(inputs: Named) -> Named:
         texts, sizes = ({name: inputs[name] for name in names} for names in (text_states, SIZES))
         with parts.autocast():
-            return parts.family.predict(parts.models.unet, inputs["noisy_latents"], inputs["timesteps"], texts, sizes)
+            return {"prediction": parts.family.predict(parts.models.unet, inputs["noisy_latents"], inputs["timesteps"], texts, sizes)}
 
-    return compute(inputs) if parts.replays is None else parts.replays(compute, inputs)
+    return (compute(inputs) if parts.replays is None else parts.replays(compute, inputs))["prediction"]
 
 
 def predict_without_network(

@@ -10,14 +10,11 @@ from library.kernels.replay import MOST_RECORDINGS, Replays
 from tests.offline import device_of_tests
 
 
-def written_again(place, result) -> None:
-    """Puts a new result, a tensor or several, where the old one lies."""
-    if isinstance(result, torch.Tensor):
-        place.detach().copy_(result.detach())
-        return
-    for old, new in zip(place, result, strict=True):
-        if old is not None:
-            written_again(old, new)
+def written_again(places, results) -> None:
+    """Puts new results where the old ones lie."""
+    for place, result in zip(places, results, strict=True):
+        if place is not None:
+            place.copy_(result.detach())
 
 
 class Rerun:
@@ -29,9 +26,7 @@ class Rerun:
 
     def __call__(self, work):
         self.recorded += 1
-        place = work()
-        if isinstance(place, torch.Tensor):
-            place = place.detach()
+        place = [tensor if tensor is None else tensor.detach() for tensor in work()]
 
         def replay():
             self.replayed += 1
@@ -55,7 +50,7 @@ class Layer:
 
     def __call__(self, inputs):
         self.asked += 1
-        return inputs["x"] @ self.weight * inputs["scale"]
+        return {"y": inputs["x"] @ self.weight * inputs["scale"]}
 
 
 def inputs(rows: int = 3, start: float = 0.0, needs_gradient: bool = False):
@@ -68,7 +63,7 @@ def test_the_first_call_runs_the_second_records_and_later_ones_replay():
     replays = Replays(layer.leaves, record)
     for start in (0.0, 1.0, 2.0):
         given = inputs(start=start)
-        answer = replays(layer, given)
+        answer = replays(layer, given)["y"]
         assert torch.equal(answer, given["x"] @ layer.weight * 2)
         answer.square().sum().backward()
         expected = given["x"].T @ (2 * answer.detach() * 2)
@@ -85,7 +80,7 @@ def test_a_replay_reads_the_weights_as_they_are_now():
         replays(layer, inputs())
     with torch.no_grad():
         layer.weight.mul_(-1)
-    assert torch.equal(replays(layer, inputs()), inputs()["x"] @ layer.weight * 2)
+    assert torch.equal(replays(layer, inputs())["y"], inputs()["x"] @ layer.weight * 2)
 
 
 def test_gradients_reach_inputs_that_want_them():
@@ -93,9 +88,33 @@ def test_gradients_reach_inputs_that_want_them():
     replays = Replays(layer.leaves, Rerun())
     for start in (0.0, 1.0, 2.0):
         given = inputs(start=start, needs_gradient=True)
-        replays(layer, given).sum().backward()
+        replays(layer, given)["y"].sum().backward()
         assert torch.equal(given["x"].grad, (torch.ones(3, 2) @ layer.weight.detach().T) * 2)
         assert given["scale"].grad is None
+
+
+def test_several_answers_come_by_name_and_those_without_gradients_have_none():
+    layer, record = Layer(), Rerun()
+    replays = Replays(layer.leaves, record)
+    for start in (0.0, 1.0, 2.0, 3.0):
+        given = inputs(start=start)
+        answers = replays(lambda inputs: layer(inputs) | {"double": 2 * inputs["x"], "sum": layer(inputs)["y"].sum()}, given)
+        assert list(answers) == ["y", "double", "sum"] and not answers["double"].requires_grad
+        assert torch.equal(answers["double"], 2 * given["x"])
+        layer.weight.grad = None
+        (answers["y"].sum() + answers["sum"]).backward()
+        assert torch.equal(layer.weight.grad, 2 * given["x"].T @ torch.full((3, 2), 2.0))
+    assert record.recorded == 2
+
+
+def test_what_trains_nothing_has_no_backward_pass():
+    layer, record = Layer(), Rerun()
+    replays = Replays([], record)
+    for start in (0.0, 1.0, 2.0, 3.0):
+        given = inputs(start=start)
+        answer = replays(lambda inputs: {"y": inputs["x"] * inputs["scale"]}, given)["y"]
+        assert torch.equal(answer, 2 * given["x"]) and not answer.requires_grad
+    assert record.recorded == 1 and layer.asked == 0
 
 
 def test_each_set_of_shapes_has_a_recording_and_their_number_is_limited():
@@ -103,7 +122,7 @@ def test_each_set_of_shapes_has_a_recording_and_their_number_is_limited():
     replays = Replays(layer.leaves, record)
     for _ in range(2):
         for rows in range(1, MOST_RECORDINGS + 3):
-            assert torch.equal(replays(layer, inputs(rows)), inputs(rows)["x"] @ layer.weight * 2)
+            assert torch.equal(replays(layer, inputs(rows))["y"], inputs(rows)["x"] @ layer.weight * 2)
     assert record.recorded == 2 * MOST_RECORDINGS
 
 
@@ -122,7 +141,7 @@ def test_gradients_that_are_added_up_do_not_share_the_recordings_memory():
     expected = torch.zeros(2, 2)
     for start in (0.0, 1.0, 2.0, 3.0):
         given = inputs(start=start)
-        replays(layer, given).sum().backward()
+        replays(layer, given)["y"].sum().backward()
         expected += given["x"].T @ torch.full((3, 2), 2.0)
         assert torch.equal(layer.weight.grad, expected)
 
@@ -132,12 +151,12 @@ def test_what_cannot_be_recorded_runs_as_usual_and_is_told_once(caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nand a long tail")
 
     layer = Layer()
-    replays = Replays(layer.leaves, refuse)
+    replays = Replays(layer.leaves, refuse, part="the U-Net")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
-            assert torch.equal(replays(layer, inputs()), inputs()["x"] @ layer.weight * 2)
+            assert torch.equal(replays(layer, inputs())["y"], inputs()["x"] @ layer.weight * 2)
     assert [record.message for record in caplog.records] == [
-        "--cuda_graph auto: steps run without recordings, a little slower, as this one could not be recorded"
+        "--cuda_graph auto: the U-Net runs as usual, a little slower, as it could not be recorded"
         " (operation not permitted when stream is capturing)"
     ]
 
@@ -152,7 +171,7 @@ def test_cuda_graphs_give_what_running_gives(gpu):
     replays = Replays([layer.weight], cuda_recorder())
     for start in (0.0, 1.0, 2.0, 3.0):
         given = {name: tensor.to(gpu) for name, tensor in inputs(start=start).items()}
-        answer = replays(layer, given)
+        answer = replays(layer, given)["y"]
         torch.testing.assert_close(answer, given["x"] @ layer.weight * 2)
         answer.sum().backward()
         torch.testing.assert_close(layer.weight.grad, given["x"].T @ torch.full((3, 2), 2.0, device=gpu))

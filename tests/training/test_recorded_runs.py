@@ -29,14 +29,15 @@ def test_a_recorded_run_is_the_run_to_the_bit(options, tiny_models, tmp_path):
     weights, recorded = {}, {}
     for name in ("plain", "recorded"):
         run = small_run(tiny_models("sd1"), data, tmp_path / name, *options)
-        record = Rerun()
+        records = {part: Rerun() for part in ("replays", "text_replays")}
         if name == "recorded":
-            accumulating = run.accumulation > 1
-            run.parts = replace(run.parts, replays=Replays(run.network.leaves(), record, keeps_gradients=accumulating))
+            leaves, accumulating = run.network.leaves(), run.accumulation > 1
+            made = {part: Replays(leaves, record, keeps_gradients=accumulating) for part, record in records.items()}
+            run.parts = replace(run.parts, **made)
         losses = [step.loss for step in trained(run)]
         weights[name] = [*losses, *(parameter.detach().clone() for parameter in run.network.parameters())]
-        recorded[name] = record.recorded
-    assert recorded["plain"] == 0 and recorded["recorded"] > 0
+        recorded[name] = [record.recorded > 0 for record in records.values()]
+    assert recorded == {"plain": [False, False], "recorded": [True, "--network_train_unet_only" not in options]}
     assert all(torch.equal(one, other) for one, other in zip(weights["plain"], weights["recorded"], strict=True))
 
 
