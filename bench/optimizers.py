@@ -31,7 +31,7 @@ from transformers.optimization import Adafactor
 sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from library.optim import adafactor, dadapt, eight_bit, lion, prodigy
+from library.optim import adafactor, dadapt, dadapt_adan, dadapt_averaging, eight_bit, lion, prodigy
 from library.training.optimizer_kernels import use_kernels
 from networks import lora
 
@@ -64,6 +64,14 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "DAdaptAdam": (lambda groups: dadapt.DAdaptAdam(groups, lr=1.0), "DAdaptAdam of dadaptation"),
     "DAdaptation of dadaptation": (lambda groups: dadaptation.experimental.DAdaptAdamPreprint(groups, lr=1.0), None),
     "DAdaptation": (lambda groups: dadapt.DAdaptAdamPreprint(groups, lr=1.0), "DAdaptation of dadaptation"),
+    "DAdaptSGD of dadaptation": (lambda groups: dadaptation.DAdaptSGD(groups, lr=1.0), None),
+    "DAdaptSGD": (lambda groups: dadapt_averaging.DAdaptSGD(groups, lr=1.0), "DAdaptSGD of dadaptation"),
+    "DAdaptAdaGrad of dadaptation": (lambda groups: dadaptation.DAdaptAdaGrad(groups, lr=1.0), None),
+    "DAdaptAdaGrad": (lambda groups: dadapt_averaging.DAdaptAdaGrad(groups, lr=1.0), "DAdaptAdaGrad of dadaptation"),
+    "DAdaptAdan of dadaptation": (lambda groups: dadaptation.DAdaptAdan(groups, lr=1.0), None),
+    "DAdaptAdan": (lambda groups: dadapt_adan.DAdaptAdan(groups, lr=1.0), "DAdaptAdan of dadaptation"),
+    "DAdaptAdanIP of dadaptation": (lambda groups: dadaptation.experimental.DAdaptAdanIP(groups, lr=1.0), None),
+    "DAdaptAdanIP": (lambda groups: dadapt_adan.DAdaptAdanIP(groups, lr=1.0), "DAdaptAdanIP of dadaptation"),
     "DAdaptLion of dadaptation": (lambda groups: dadaptation.DAdaptLion(groups, lr=1.0), None),
     "DAdaptLion": (lambda groups: dadapt.DAdaptLion(groups, lr=1.0), "DAdaptLion of dadaptation"),
 }

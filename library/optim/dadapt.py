@@ -16,11 +16,11 @@ FOUND = ("d", "numerator_weighted", "k")
 FOUND_PREPRINT = ("d", "gsq_weighted", "k")
 
 
-class _Adapted(MultiTensorStep):
+class Adapted(MultiTensorStep):
     """What both have in common. Their own logging and sharded training go the package's way."""
 
     def leaves_out(self) -> bool:
-        return not any(group["log_every"] or group["fsdp_in_use"] for group in self.param_groups)
+        return not any(group["log_every"] or group.get("fsdp_in_use") for group in self.param_groups)
 
     def step(self, closure=None):
         if not self.leaves_out():
@@ -55,7 +55,7 @@ class _Adapted(MultiTensorStep):
         return self.keep({"d": distance, "numerator_weighted": weighted, "k": steps + 1}, denominator)
 
 
-class _AdaptedAdam(_Adapted):
+class AdaptedAdam(Adapted):
     """Adam's two passes over the tensors: averages and what d is estimated from, then the step."""
 
     def _step(self, rate):
@@ -98,7 +98,7 @@ class _AdaptedAdam(_Adapted):
         move_unless(still, parameters, changes, 1.0)
 
 
-class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
+class DAdaptAdam(AdaptedAdam, dadaptation.DAdaptAdam):
     """The package's class with another `step`."""
 
     one_pass = ("dadapt_adam_averages", "dadapt_adam_move")
@@ -131,7 +131,7 @@ class DAdaptAdam(_AdaptedAdam, dadaptation.DAdaptAdam):
         return torch.stack([numerator, absolute_sum(sums) * scale])
 
 
-class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprint):
+class DAdaptAdamPreprint(AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprint):
     """The package's class with another `step`; --optimizer_type DAdaptation."""
 
     one_pass = ("dadapt_preprint_averages", "dadapt_adam_move")
@@ -173,7 +173,7 @@ class DAdaptAdamPreprint(_AdaptedAdam, dadaptation.experimental.DAdaptAdamPrepri
         return self.keep({"d": distance, "gsq_weighted": weighted, "k": steps + 1}, size)
 
 
-class DAdaptLion(_Adapted, dadaptation.DAdaptLion):
+class DAdaptLion(Adapted, dadaptation.DAdaptLion):
     """The package's class with another `step`."""
 
     one_pass = ("dadapt_lion",)

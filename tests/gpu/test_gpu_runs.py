@@ -35,6 +35,8 @@ RUNS = {
     "DAdaptAdam": (["--optimizer_type", "DAdaptAdam", "--learning_rate", "1"], FULL),
     "DAdaptation": (["--optimizer_type", "DAdaptation", "--learning_rate", "1"], FULL),
     "DAdaptLion": (["--optimizer_type", "DAdaptLion", "--learning_rate", "1"], FULL),
+    "DAdaptSGD": (["--optimizer_type", "DAdaptSGD", "--learning_rate", "1"], FULL),
+    "DAdaptAdan": (["--optimizer_type", "DAdaptAdan", "--learning_rate", "1"], FULL),
     "Adafactor": (["--optimizer_type", "Adafactor"], FULL),
     "LoHa": (["--network_module", "networks.loha"], FULL),
     "LoKr": (["--network_module", "networks.lokr"], FULL),
@@ -185,6 +187,10 @@ WITHOUT_WAITING = {
     "DAdaptAdam, all in bf16": ["--optimizer_type", "DAdaptAdam", "--learning_rate", "1", "--mixed_precision", "bf16", "--full_bf16"],
     "DAdaptation": ["--optimizer_type", "DAdaptation", "--learning_rate", "1"],
     "DAdaptLion": ["--optimizer_type", "DAdaptLion", "--learning_rate", "1", "--logging_dir", "logs"],
+    "DAdaptSGD": ["--optimizer_type", "DAdaptSGD", "--learning_rate", "1", "--optimizer_args", "weight_decay=0.1"],
+    "DAdaptAdaGrad": ["--optimizer_type", "DAdaptAdaGrad", "--learning_rate", "1", "--optimizer_args", "weight_decay=0.1"],
+    "DAdaptAdan": ["--optimizer_type", "DAdaptAdan", "--learning_rate", "1"],
+    "DAdaptAdanIP": ["--optimizer_type", "DAdaptAdanIP", "--learning_rate", "1"],
     "dropouts": ["--network_dropout", "0.1", "--network_args", "rank_dropout=0.1", "module_dropout=0.1"],
 }
 

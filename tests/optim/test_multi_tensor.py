@@ -14,6 +14,8 @@ from transformers.optimization import Adafactor as PackageAdafactor
 from library.optim import multi_tensor
 from library.optim.adafactor import Adafactor
 from library.optim.dadapt import DAdaptAdam, DAdaptAdamPreprint, DAdaptLion
+from library.optim.dadapt_adan import DAdaptAdan, DAdaptAdanIP
+from library.optim.dadapt_averaging import DAdaptAdaGrad, DAdaptSGD
 from library.optim.lion import Lion
 from library.optim.multi_tensor import absolute_sum, products_sum
 from library.optim.prodigy import Prodigy
@@ -47,6 +49,16 @@ CASES = {
         DAdaptAdamPreprint, experimental.DAdaptAdamPreprint, {"d0": 1e-4, "weight_decay": 0.1, "betas": (0.8, 0.9)},
     ),
     "dadapt lion": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4}),
+    "dadapt sgd": (DAdaptSGD, dadaptation.DAdaptSGD, {"d0": 1e-4}),
+    "dadapt sgd decay": (DAdaptSGD, dadaptation.DAdaptSGD, {"d0": 1e-4, "weight_decay": 0.1, "momentum": 0.9, "growth_rate": 1.2}),
+    "dadapt adagrad": (DAdaptAdaGrad, dadaptation.DAdaptAdaGrad, {"d0": 1e-4}),
+    "dadapt adagrad decay": (
+        DAdaptAdaGrad, dadaptation.DAdaptAdaGrad, {"d0": 1e-4, "weight_decay": 0.1, "momentum": 0.9, "growth_rate": 1.2},
+    ),
+    "dadapt adan": (DAdaptAdan, dadaptation.DAdaptAdan, {"d0": 1e-4}),
+    "dadapt adan decay": (DAdaptAdan, dadaptation.DAdaptAdan, {"d0": 1e-4, "weight_decay": 0.1, "no_prox": True, "growth_rate": 1.2}),
+    "dadapt adan ip": (DAdaptAdanIP, experimental.DAdaptAdanIP, {"d0": 1e-4, "weight_decay": 0.0, "betas": (0.9, 0.9, 0.99)}),
+    "dadapt adan ip decay": (DAdaptAdanIP, experimental.DAdaptAdanIP, {"d0": 1e-4, "weight_decay": 0.1, "growth_rate": 1.2}),
     "dadapt lion decay": (DAdaptLion, dadaptation.DAdaptLion, {"d0": 1e-4, "weight_decay": 0.1}),
 }  # fmt: skip
 
@@ -83,7 +95,8 @@ def test_the_saved_state_is_the_packages(case):
     assert found["state"].keys() == expected["state"].keys()
     assert [sorted(state) for state in found["state"].values()] == [sorted(state) for state in expected["state"].values()]
     for group, other in zip(found["param_groups"], expected["param_groups"], strict=True):
-        assert group == {key: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for key, value in other.items()}
+        plain = {key: value.item() if isinstance(value, torch.Tensor) else value for key, value in other.items()}
+        assert group == {key: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for key, value in plain.items()}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -130,7 +143,7 @@ def test_half_precision_weights_move_as_the_packages(name):
     assert (moved[0] - moved[1]).norm() <= 0.1 * moved[1].norm()
 
 
-@pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptAdamPreprint, DAdaptLion])
+@pytest.mark.parametrize("optimizer_class", [Prodigy, DAdaptAdam, DAdaptAdamPreprint, DAdaptLion, DAdaptSGD])
 def test_two_rates_are_refused(optimizer_class):
     parameters = network()
     for parameter in parameters:
@@ -139,7 +152,7 @@ def test_two_rates_are_refused(optimizer_class):
         optimizer_class([{"params": parameters[:3]}, {"params": parameters[3:], "lr": 0.5}]).step()
 
 
-@pytest.mark.parametrize("optimizer_class", [Lion, Adafactor, Prodigy, DAdaptAdam, DAdaptAdamPreprint, DAdaptLion])
+@pytest.mark.parametrize("optimizer_class", list(dict.fromkeys(ours for ours, _, _ in CASES.values())))
 def test_a_step_reads_nothing_from_the_device(optimizer_class, monkeypatch):
     optimizer = trained(optimizer_class, {}, steps=2)[1]
     count = [0]
@@ -197,6 +210,36 @@ def test_large_parameters_are_worked_on_in_parts(monkeypatch):
             parameter.grad = torch.ones_like(parameter)
         parts = multi_tensor.with_gradients({"params": parameters})
         assert [[parameter.numel() for parameter in part] for part, _ in parts] == [[4, 1], [9], [2]]
+
+
+def warmed_up(optimizer_class, options, rates):
+    """The parameters after a step at each of the rates, with gradients that differ from step to step."""
+    parameters = network()
+    optimizer = optimizer_class(parameters, **options)
+    for step, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        for parameter in parameters:
+            parameter.grad = parameter.detach() - 1 + 0.1 * step
+        optimizer.step()
+    return parameters
+
+
+@pytest.mark.parametrize("name", ["dadapt adam", "dadapt preprint", "dadapt lion", "dadapt adagrad", "dadapt adan", "dadapt adan ip"])
+def test_a_warm_up_may_begin_at_zero_as_in_the_package(name):
+    ours, package, options = CASES[name]
+    ends = [warmed_up(kind, options, (0.0, 0.0, 0.5, 1.0, 0.0, 1.0)) for kind in (ours, package)]
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_warm_up_may_begin_at_zero_where_the_package_divides_by_it():
+    options = CASES["dadapt sgd"][2]
+    parameters = network()
+    with pytest.raises(ZeroDivisionError):
+        warmed_up(dadaptation.DAdaptSGD, options, (0.0,))
+    assert all(torch.equal(found, start) for found, start in zip(warmed_up(DAdaptSGD, options, (0.0,)), parameters, strict=True))
+    moved = warmed_up(DAdaptSGD, options, (0.0, 0.5, 1.0))
+    assert all(bool(found.isfinite().all()) and not torch.equal(found, start) for found, start in zip(moved, parameters, strict=True))
 
 
 @pytest.mark.parametrize("ours, package", [CASES[name][:2] for name in ("prodigy", "dadapt adam", "dadapt preprint", "dadapt lion")])

@@ -15,7 +15,7 @@ pytestmark = BY_KERNELS
 WITH_KERNELS = {
     name: (ours, options)
     for name, (ours, _, options) in CASES.items()
-    if name.startswith(("lion", "prodigy", "dadapt")) and name != "prodigy sliced"
+    if ours.one_pass and name != "prodigy sliced"
 }
 ONE_OF_EACH = ["lion decay", "prodigy usual", "dadapt adam decay", "dadapt preprint decay", "dadapt lion decay"]
 WITHOUT_MOMENTUM = "prodigy no momentum"
