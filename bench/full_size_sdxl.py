@@ -161,7 +161,7 @@ def train(path: Path, side: int, steps: int, rank: int, precision: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["make", "load", "train"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--side", type=int, default=256, help="pixels on a side (default: 256)")

@@ -176,7 +176,7 @@ def apart(build: Callable, package: Callable, shapes: list[torch.Size], device: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", choices=["sd15", "sdxl"], default="sd15")
     parser.add_argument("--rank", type=int, default=16)
