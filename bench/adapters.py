@@ -14,13 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 
 from bench import count
 from library.models.kohya_view import unet_view

@@ -24,17 +24,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from bench import layer_by_layer

@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.data.buckets import plan_buckets
 from library.data.dataset import ImageDataset

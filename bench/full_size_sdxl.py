@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.models.ldm_keys import UNET_PREFIX, VAE_PREFIX, openclip_table, renamed, stacked_projection, vae_table
 from library.models.sdxl_keys import TEXT_ENCODER_1_PREFIX, TEXT_ENCODER_2_PREFIX

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.count import Counter
 from library.training import network_recipe

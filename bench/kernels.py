@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import count
 from library.kernels.attention_choice import BACKENDS, Pinned

@@ -18,6 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
+sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import bitsandbytes.optim
 import dadaptation
 import dadaptation.experimental
@@ -27,9 +30,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.optimization import Adafactor
-
-sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from library.optim import adafactor, dadapt, dadapt_adan, dadapt_averaging, eight_bit, lion, prodigy
 from library.training.optimizer_kernels import use_kernels

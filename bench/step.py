@@ -21,10 +21,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import torch
-
 sys.path.pop(0)  # this folder, whose kernels.py would pass for the package of that name
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
 
 from bench import count, layer_by_layer
 from library.kernels.pointwise import kernels_for
