@@ -103,6 +103,6 @@ def add_memory_arguments(group: _ArgumentGroup) -> None:
         type=str,
         default="off",
         choices=("auto", "off"),
-        help="'auto': record the U-Net's part of a step once for each bucket shape and replay it in one go, faster where a step is short"
-        " (SD 1.x, batch 1); what cannot be recorded runs as usual (default: off)",
+        help="'auto': record the U-Net's and the text encoders' part of a step once for each bucket shape and replay it in one go, faster"
+        " where a step is short (SD 1.x, batch 1); what cannot be recorded runs as usual (default: off)",
     )

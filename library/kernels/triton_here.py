@@ -34,10 +34,15 @@ def runs(attempt: Callable[[], object], otherwise: str) -> bool:
         its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
     except FAILS_WITH as error:
         return told(otherwise, "Triton", error)
+    return works(attempt, otherwise, "Triton", its_own_error)
+
+
+def works(attempt: Callable[[], object], otherwise: str, culprit: str, *its_own: type[BaseException]) -> bool:
+    """Whether `attempt` raises nothing. its_own: what `culprit` raises besides what any compiler or driver may."""
     try:
         attempt()
-    except (its_own_error, *FAILS_WITH) as error:
-        return told(otherwise, "Triton", error)
+    except (*its_own, *FAILS_WITH) as error:
+        return told(otherwise, culprit, error)
     return True
 
 

@@ -1,7 +1,7 @@
 """The steps of one_pass.py as C functions for the CPU (cpu_steps.c).
 
 They are compiled when a run first needs them, in under a second and for the processor at hand, and leave no file behind. Without a C
-compiler, as usual on Windows, the plain torch forms compute.
+compiler, and on other systems than Linux, the plain torch forms compute.
 """
 
 import ctypes
@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,9 @@ from torch import Tensor
 from library.optim.one_pass import Lists, OnePass, addresses_of
 
 SOURCE = Path(__file__).with_suffix(".c")
-FLAGS = ("-std=c99", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-std=c99", "-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")
+FOR_THIS_PROCESSOR = ("-march=native",)  # which some compilers do not know
+place, whole = ctypes.c_void_p, ctypes.c_int64
 LONGEST = 60  # seconds that the compiler may take; it needs less than one
 WORTH_A_THREAD = 2**17  # numbers
 
@@ -51,7 +54,7 @@ class CSteps(OnePass):
         if threads == 1:
             work(0)
         else:
-            list(pool(threads).map(work, range(threads)))
+            list(pool().map(work, range(threads)))
         return sums
 
 
@@ -63,30 +66,30 @@ def may_run(dtypes: set[torch.dtype], steps: Sequence[str]) -> bool:
     return dtypes == {torch.float32} and all(hasattr(STEPS, name) for name in steps) and compiler() is not None
 
 
-place, whole = ctypes.c_void_p, ctypes.c_int64
-
-
 @functools.cache
 def compiler() -> str | None:
-    """The C compiler to use, $CC or the system's; None if there is none, and on Windows, whose compilers take other words."""
-    if os.name == "nt":
+    """The C compiler to use, $CC or the system's; None if there is none, and on systems whose compilers take other words."""
+    if sys.platform != "linux":
         return None
     return os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
 
 @functools.cache
 def compiled() -> ctypes.CDLL:
-    """The C functions. Raises OSError or subprocess.SubprocessError where they cannot be compiled or loaded."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "cpu_steps.so"
-        command = [*compiler().split(), *FLAGS, "-o", str(made), str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
-        return ctypes.CDLL(str(made))  # stays in memory when its file is gone
+    """The C functions. Raises OSError, RuntimeError or subprocess.SubprocessError where they cannot be compiled or loaded."""
+    for more in (FOR_THIS_PROCESSOR, ()):
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "cpu_steps.so"
+            command = [*compiler().split(), *FLAGS, *more, "-o", str(made), str(SOURCE)]
+            ended = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
+            if not ended.returncode:
+                return ctypes.CDLL(str(made))  # stays in memory when its file is gone
+    raise RuntimeError(ended.stderr.decode(errors="replace").strip() or f"exit status {ended.returncode}")
 
 
 @functools.cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="optimizer")
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="optimizer")
 
 
 @functools.lru_cache(maxsize=128)

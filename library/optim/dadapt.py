@@ -13,14 +13,14 @@ from torch import Tensor
 from library.optim.multi_tensor import MultiTensorStep, absolute_sum, move_unless, products_sum, scaled
 
 FOUND = ("d", "numerator_weighted", "k")
-FOUND_PREPRINT = ("d", "gsq_weighted", "k")
+FOUND_BY_SQUARES = ("d", "gsq_weighted", "k")
 
 
 class Adapted(MultiTensorStep):
-    """What both have in common. Their own logging and sharded training go the package's way."""
+    """What all of them have in common. Their own logging and sharded training go the package's way."""
 
     def leaves_out(self) -> bool:
-        return not any(group["log_every"] or group.get("fsdp_in_use") for group in self.param_groups)
+        return self.knows_float64() and not any(group["log_every"] or group.get("fsdp_in_use") for group in self.param_groups)
 
     def step(self, closure=None):
         if not self.leaves_out():
@@ -53,6 +53,17 @@ class Adapted(MultiTensorStep):
             estimate = weighted / ((1 - sqrt_beta2) * denominator)
             distance = torch.maximum(distance, torch.minimum(estimate, distance * growth_rate))
         return self.keep({"d": distance, "numerator_weighted": weighted, "k": steps + 1}, denominator)
+
+    def _estimate_from_squares(self, sums: Tensor, rate: float, step_size: Tensor, beta: float) -> Tensor:
+        """The same by the other estimate. sums: of gradient^2 and of s^2, each over the denominators, and of |s|, (3,)."""
+        first = self.param_groups[0]
+        distance, weighted, steps = self.scalars(FOUND_BY_SQUARES)
+        gradient_squares, along, size = sums.unbind()
+        weighted = beta * weighted + gradient_squares * step_size**2 * (1 - beta)
+        if rate > 0.0:
+            estimate = (along / (1 - beta) - weighted) / size
+            distance = torch.maximum(distance, torch.minimum(estimate, distance * first["growth_rate"]))
+        return self.keep({"d": distance, "gsq_weighted": weighted, "k": steps + 1}, size)
 
 
 class AdaptedAdam(Adapted):
@@ -140,7 +151,7 @@ class DAdaptAdamPreprint(AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprin
         super()._move(group, parameters, decouple and group["lr"] > 0, step_size, still)
 
     def _step_size(self, first, rate):
-        return self.scalars(FOUND_PREPRINT)[0] * rate
+        return self.scalars(FOUND_BY_SQUARES)[0] * rate
 
     def _update_averages(self, group, parameters, gradients, step_size):
         """Moves the running averages on; returns the sums of gradient^2 and s^2, each over the denominators, and of |s|, (3,)."""
@@ -161,16 +172,7 @@ class DAdaptAdamPreprint(AdaptedAdam, dadaptation.experimental.DAdaptAdamPreprin
         return torch.stack([absolute_sum(gradient_squares), along, absolute_sum(sums)])
 
     def _estimate(self, sums, rate, step_size):
-        """Writes the new estimate into every group; returns 1 where nothing has moved yet or the step is left out."""
-        first = self.param_groups[0]
-        beta2 = first["betas"][1]
-        distance, weighted, steps = self.scalars(FOUND_PREPRINT)
-        gradient_squares, along, size = torch.stack(sums).sum(dim=0).unbind()
-        weighted = beta2 * weighted + gradient_squares * step_size**2 * (1 - beta2)
-        if rate > 0.0:
-            estimate = (along / (1 - beta2) - weighted) / size
-            distance = torch.maximum(distance, torch.minimum(estimate, distance * first["growth_rate"]))
-        return self.keep({"d": distance, "gsq_weighted": weighted, "k": steps + 1}, size)
+        return self._estimate_from_squares(torch.stack(sums).sum(dim=0), rate, step_size, self.param_groups[0]["betas"][1])
 
 
 class DAdaptLion(Adapted, dadaptation.DAdaptLion):

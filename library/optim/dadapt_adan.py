@@ -25,7 +25,7 @@ class _AdaptedAdan(Adapted):
         sums = []
         for group in self.param_groups:
             for parameters, gradients in self.parts(group):
-                self._prepare(parameters)
+                self._prepare(parameters, gradients)
                 sums.append(self._update_averages(group, parameters, gradients, step_size))
         if not sums:
             return
@@ -33,9 +33,10 @@ class _AdaptedAdan(Adapted):
         for group in self.param_groups:
             for parameters, gradients in self.parts(group):
                 self._move(group, parameters, gradients, step_size, still)
-                self.count([parameter for parameter in parameters if rate > 0.0 or self.state[parameter]["step"]])
+                self.count(parameters)
 
-    def _prepare(self, parameters):
+    def _prepare(self, parameters, gradients):
+        """A parameter's first gradient counts as the one before it too, and so does any while nothing has moved yet."""
         for parameter in parameters:
             state = self.state[parameter]
             if "step" not in state:
@@ -43,6 +44,8 @@ class _AdaptedAdan(Adapted):
                 state.update({name: torch.zeros_like(parameter) for name in ("s", "exp_avg", "exp_avg_diff", "exp_avg_sq")})
             if state["step"] == 0:
                 state["pre_grad"] = parameter.grad.clone()
+        nothing_moved = (self.scalars(["k"])[0] == 0).float()
+        self.move(self.states(parameters, "pre_grad")[0], gradients, -nothing_moved, decay=-1.0)
 
     def _average_all(self, parameters, gradients, step_size):
         """Moves the running averages on, s among them."""
@@ -91,16 +94,7 @@ class DAdaptAdan(_AdaptedAdan, dadaptation.DAdaptAdan):
         return torch.stack([squares, products_sum(sums, torch._foreach_div(sums, denominators)), absolute_sum(sums)])
 
     def _estimate(self, sums, rate, step_size):
-        """Writes the new estimate into every group; returns 1 where nothing has moved yet or the step is left out."""
-        first = self.param_groups[0]
-        beta3 = first["betas"][2]
-        distance, weighted, steps = self.scalars(("d", "gsq_weighted", "k"))
-        squares, along, size = sums.unbind()
-        weighted = beta3 * weighted + squares * step_size**2 * (1 - beta3)
-        if rate > 0.0:
-            estimate = (along / (1 - beta3) - weighted) / size
-            distance = torch.maximum(distance, torch.minimum(estimate, distance * first["growth_rate"]))
-        return self.keep({"d": distance, "gsq_weighted": weighted, "k": steps + 1}, size)
+        return self._estimate_from_squares(sums, rate, step_size, self.param_groups[0]["betas"][2])
 
 
 class DAdaptAdanIP(_AdaptedAdan, dadaptation.experimental.DAdaptAdanIP):

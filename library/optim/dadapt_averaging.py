@@ -19,33 +19,34 @@ class DAdaptSGD(Adapted, dadaptation.DAdaptSGD):
         first = self.param_groups[0]
         first.setdefault("g0_norm", 0.0)
         distance, weighted, steps, norm = self.scalars(("d", "numerator_weighted", "k", "g0_norm"))
-        squares = [products_sum(gradients, gradients) for group in self._trained() for _, gradients in self.parts(group)]
+        trained = [group for group in self.param_groups if group["lr"] > 0.0]
+        squares = [products_sum(gradients, gradients) for group in trained for _, gradients in self.parts(group)]
         if not squares:
             return
         norm = torch.where(steps == 0, torch.stack(squares).sum().sqrt(), norm)
         step_size = torch.where(norm == 0, 0.0, distance * rate / norm)
-        sums = [self._add(parameters, gradients, step_size) for group in self._trained() for parameters, gradients in self.parts(group)]
-        along, size = torch.stack(sums).sum(dim=0).unbind()
+        found = [self._add(parameters, gradients, step_size) for group in trained for parameters, gradients in self.parts(group)]
+        along, size = torch.stack(found).sum(dim=0).unbind()
         weighted = weighted + step_size * along
         estimate = 2 * weighted / size.sqrt()
         distance = torch.maximum(distance, torch.minimum(estimate, distance * first["growth_rate"]))
         still = self.keep({"d": distance, "numerator_weighted": weighted, "g0_norm": norm, "k": steps + 1}, size)
-        for group in self._trained():
+        for group in self.param_groups:
             for parameters, _ in self.parts(group):
+                self._prepare(parameters)
                 sums, starts, places = self.states(parameters, "s", "x0", "z")
                 torch._foreach_copy_(places, torch._foreach_sub(starts, sums))
                 move_unless(still, parameters, places, first["momentum"] - 1, decay=-1.0)
 
-    def _trained(self):
-        """The groups with a rate; those without stay where they are."""
-        return [group for group in self.param_groups if group["lr"] > 0.0]
-
-    def _add(self, parameters, gradients, step_size):
-        """Moves s on; returns the sums of gradient * s, the old one, and of s^2, the new one, (2,)."""
+    def _prepare(self, parameters):
         for parameter in parameters:
             state = self.state[parameter]
             if "z" not in state:
                 state.update(z=parameter.detach().clone(), s=torch.zeros_like(parameter), x0=parameter.detach().clone())
+
+    def _add(self, parameters, gradients, step_size):
+        """Moves s on; returns the sums of gradient * s, the old one, and of s^2, the new one, (2,)."""
+        self._prepare(parameters)
         if decay := self.param_groups[0]["weight_decay"]:
             torch._foreach_add_(gradients, parameters, alpha=decay)
         (sums,) = self.states(parameters, "s")

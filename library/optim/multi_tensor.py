@@ -4,7 +4,6 @@ A LoRA has hundreds of small tensors. Working on lists of them costs a few kerne
 that reads nothing on the host never waits for the GPU.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -68,7 +67,11 @@ class MultiTensorStep:
 
     def parts(self, group: dict[str, Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """The parameters of a group that have a gradient, and these gradients, in parts to be worked on one after the other."""
-        return with_gradients(group, whole=self.kernels is not None)
+        return with_gradients(group, for_cache=self.kernels is None)
+
+    def knows_float64(self) -> bool:
+        """Whether the device of the parameters has the numbers that d is kept in; Apple's GPUs do not."""
+        return self.param_groups[0]["params"][0].device.type != "mps"
 
     def states(self, parameters: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
         """Of each name, what is kept under it for each of the parameters; None where there is nothing."""
@@ -107,7 +110,7 @@ class MultiTensorStep:
 
 def on_device(number: float | Tensor, device: torch.device) -> Tensor:
     """A float64 scalar on the device."""
-    return number.to(device) if isinstance(number, Tensor) else torch.full((), number, dtype=torch.float64, device=device)
+    return number.to(device, torch.float64) if isinstance(number, Tensor) else torch.full((), number, dtype=torch.float64, device=device)
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -158,11 +161,11 @@ def absolute_sum(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors, 1)).sum(dtype=torch.float64)
 
 
-def with_gradients(group: dict[str, Any], *, whole: bool = False) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def with_gradients(group: dict[str, Any], *, for_cache: bool = True) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """The parameters of a group that have a gradient, and these gradients, in parts.
 
-    A part is of one device and dtype, and unless `whole` not much larger than CPU_PART or GPU_PART numbers. A gradient has its numbers
-    in the order of its parameter's: torch's fused kernels go by their place in memory.
+    A part is of one device and dtype, and not much larger than GPU_PART numbers, on the CPU CPU_PART if it is `for_cache`. A gradient
+    has its numbers in the order of its parameter's: torch's fused kernels go by their place in memory.
     """
     alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for parameter in group["params"]:
@@ -173,8 +176,7 @@ def with_gradients(group: dict[str, Any], *, whole: bool = False) -> Iterator[tu
             parameter.grad = torch.empty_like(parameter).copy_(gradient)
         alike[parameter.device, parameter.dtype].append(parameter)
     for (device, _), parameters in alike.items():
-        largest = math.inf if whole else CPU_PART if device.type == "cpu" else GPU_PART
-        for part in _parts(parameters, largest):
+        for part in _parts(parameters, CPU_PART if device.type == "cpu" and for_cache else GPU_PART):
             yield part, [parameter.grad for parameter in part]
 
 
@@ -183,7 +185,7 @@ def lie_alike(parameter: Tensor, gradient: Tensor) -> bool:
     return (gradient.is_contiguous() and parameter.is_contiguous()) or gradient.stride() == parameter.stride()
 
 
-def _parts(parameters: Sequence[Tensor], numbers: float) -> Iterator[list[Tensor]]:
+def _parts(parameters: Sequence[Tensor], numbers: int) -> Iterator[list[Tensor]]:
     """The parameters in lists that end with the one with which they reach so many numbers."""
     part, size = [], 0
     for parameter in parameters:

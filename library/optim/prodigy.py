@@ -20,7 +20,7 @@ class Prodigy(MultiTensorStep, prodigyopt.Prodigy):
     one_pass = ("prodigy_averages", "prodigy_move")
 
     def leaves_out(self) -> bool:
-        return not any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups)
+        return self.knows_float64() and not any(group.get("slice_p", 1) != 1 or group.get("fsdp_in_use") for group in self.param_groups)
 
     def step(self, closure=None):
         if not self.leaves_out():

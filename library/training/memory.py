@@ -9,6 +9,7 @@ from argparse import Namespace
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.autograd.graph import save_on_cpu
 
 from library.files import cache_folder
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Small layers at both ends of the U-Net, where rounding shows most. They also tell others the dtype that the model works in.
 KEPT_IN_FULL = ("conv_in", "conv_out", "time_embedding", "add_embedding")
 SELECTIVE = "selective"  # --gradient_checkpointing of norms and gates alone
+COMPILED_AT = "TORCHINDUCTOR_CACHE_DIR"
 COMPILED_VARIANTS = 64  # how many shapes and settings of a block are compiled before torch falls back
 
 
@@ -121,8 +123,19 @@ def compile_blocks(args: Namespace, models: Models, device: torch.device) -> Non
 
 
 def keep_compiled() -> None:
-    """Lets inductor find what an earlier run has compiled, on systems too that empty their folder for temporary files."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    """Lets inductor find what an earlier run has compiled, on systems too that empty their folder for temporary files.
+
+    Nothing is changed where the user names a folder, or where none can be made. torch itself sets the variable when it is imported.
+    """
+    if os.environ.get(COMPILED_AT, default_cache_dir()) != default_cache_dir():
+        return
+    folder = cache_folder() / "compiled"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ[COMPILED_AT] = str(folder)
 
 
 def check_backend(backend: str, device: torch.device) -> None:

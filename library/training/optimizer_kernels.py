@@ -40,7 +40,7 @@ def steps_that_work(optimizer: MultiTensorStep, device: torch.device) -> OnePass
     if all(triton_here.may_run(device, dtype) for dtype in dtypes):
         steps, runs = triton_steps, triton_here.runs
     elif device.type == "cpu" and cpu_steps.may_run(dtypes, optimizer.one_pass):
-        steps, runs = c_steps, c_runs
+        steps, runs = c_steps, functools.partial(triton_here.works, culprit=f"the C compiler {cpu_steps.compiler()}")
     else:
         return None
     otherwise = f"steps of {type(optimizer).__name__} are computed without kernels"
@@ -56,14 +56,6 @@ def triton_steps() -> OnePass:
 
 def c_steps() -> OnePass:
     return cpu_steps.STEPS
-
-
-def c_runs(attempt: Callable[[], object], otherwise: str) -> bool:
-    try:
-        attempt()
-    except triton_here.FAILS_WITH as error:
-        return triton_here.told(otherwise, f"the C compiler {cpu_steps.compiler()}", error)
-    return True
 
 
 def compare(optimizer: MultiTensorStep, steps: Callable[[], OnePass], device: torch.device, dtype: torch.dtype) -> None:

@@ -12,7 +12,7 @@ from library.training.memory import SELECTIVE
 
 logger = logging.getLogger(__name__)
 
-PARTS = {"replays": "the U-Net", "text_replays": "the text encoder"}
+PARTS = {"unet_replays": "the U-Net", "text_replays": "the text encoder"}
 """Name in StepParts -> what it is."""
 
 

@@ -42,7 +42,7 @@ class StepSettings:
 class StepParts:
     """The models and callables one step works with. `python_random` feeds the scales of multires noise.
 
-    replays, text_replays: record the U-Net's and the trained text encoders' part of a step instead of running it each time.
+    unet_replays, text_replays: record the U-Net's and the trained text encoders' part of a step instead of running it each time.
     """
 
     family: Family
@@ -51,7 +51,7 @@ class StepParts:
     objective: DDPM
     autocast: Callable[[], AbstractContextManager]
     python_random: Random
-    replays: Replays | None = None
+    unet_replays: Replays | None = None
     text_replays: Replays | None = None
 
 
@@ -163,7 +163,7 @@ def predict(
         with parts.autocast():
             return {"prediction": parts.family.predict(parts.models.unet, inputs["noisy_latents"], inputs["timesteps"], texts, sizes)}
 
-    return (compute(inputs) if parts.replays is None else parts.replays(compute, inputs))["prediction"]
+    return (compute(inputs) if parts.unet_replays is None else parts.unet_replays(compute, inputs))["prediction"]
 
 
 def predict_without_network(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,21 @@ def test_a_compiler_that_fails_is_told_in_one_line(tmp_path):
     said = in_a_new_process("no_such_compiler", tmp_path)
     told = "steps of Lion are computed without kernels, a little slower: the C compiler no_such_compiler does not work here ("
     assert said.startswith(told) and said.endswith(")None") and "\n" not in said
+
+
+def test_what_the_compiler_says_is_passed_on(tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'error: no space left' >&2; exit 1")
+    compiler.chmod(0o755)
+    assert in_a_new_process("", tmp_path).endswith("does not work here (error: no space left)None")
+
+
+def test_a_compiler_that_does_not_know_the_processor_compiles_for_any(tmp_path):
+    compiler = tmp_path / "cc"
+    real = cpu_steps.compiler()
+    compiler.write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\ncase \"$*\" in *native*) exit 1;; esac; exec {real} \"$@\"")
+    compiler.chmod(0o755)
+    assert "CSteps" in in_a_new_process("", tmp_path)
 
 
 def test_functions_whose_numbers_are_wrong_are_not_used(monkeypatch, caplog):

@@ -232,6 +232,22 @@ def test_a_warm_up_may_begin_at_zero_as_in_the_package(name):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["dadapt adam", "dadapt preprint", "dadapt lion", "dadapt adagrad", "dadapt adan", "dadapt adan ip"])
+def test_first_gradients_may_be_zero_as_in_the_package(name):
+    ours, package, options = CASES[name]
+    ends = []
+    for kind in (ours, package):
+        parameters = network()
+        optimizer = kind(parameters, **options)
+        for step in range(6):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter) if step < 2 else parameter.detach() - 1 + 0.1 * step
+            optimizer.step()
+        ends.append(parameters)
+    for found, expected in zip(*ends, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_a_warm_up_may_begin_at_zero_where_the_package_divides_by_it():
     options = CASES["dadapt sgd"][2]
     parameters = network()

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from library.kernels.frozen_conv import own_frozen_convolutions
 from library.models.family import Models
@@ -184,14 +185,25 @@ def test_more_blocks_of_the_same_shape_take_no_more_compiling_in_a_whole_unet(mo
     assert compilations(5, monkeypatch) == compilations(2, monkeypatch)
 
 
-def test_what_is_compiled_is_kept_from_run_to_run_where_the_user_keeps_caches(monkeypatch, tmp_path):
+@pytest.mark.parametrize("before", [None, default_cache_dir()])
+def test_what_is_compiled_is_kept_from_run_to_run_where_the_user_keeps_caches(before, monkeypatch, tmp_path):
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv(memory.COMPILED_AT, before or "")
+    if before is None:
+        monkeypatch.delenv(memory.COMPILED_AT)
     memory.keep_compiled()
-    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent.parent == tmp_path
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    assert Path(os.environ[memory.COMPILED_AT]) == tmp_path / "kohya_lora_trainer" / "compiled"
+
+
+@pytest.mark.parametrize(("named", "caches"), [("elsewhere", "folder"), (default_cache_dir(), "file")])
+def test_what_is_compiled_stays_where_the_user_says_or_no_folder_can_be_made(named, caches, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / caches))
+    monkeypatch.setenv(memory.COMPILED_AT, named)
     memory.keep_compiled()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert os.environ[memory.COMPILED_AT] == named
 
 
 def test_an_absent_compiler_is_refused_by_name():

@@ -29,7 +29,7 @@ def test_a_recorded_run_is_the_run_to_the_bit(options, tiny_models, tmp_path):
     weights, recorded = {}, {}
     for name in ("plain", "recorded"):
         run = small_run(tiny_models("sd1"), data, tmp_path / name, *options)
-        records = {part: Rerun() for part in ("replays", "text_replays")}
+        records = {part: Rerun() for part in ("unet_replays", "text_replays")}
         if name == "recorded":
             leaves, accumulating = run.network.leaves(), run.accumulation > 1
             made = {part: Replays(leaves, record, keeps_gradients=accumulating) for part, record in records.items()}
@@ -77,5 +77,5 @@ def test_networks_know_whether_their_steps_are_all_the_same(tiny_models, tmp_pat
 
 def test_the_option_is_told_to_have_no_effect_on_a_cpu(tiny_models, tmp_path, capsys):
     run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", count=1), tmp_path, "--cuda_graph", "auto")
-    assert run.parts.replays is None
+    assert run.parts.unet_replays is None
     assert "--cuda_graph auto has no effect: it is for CUDA, the device is cpu" in capsys.readouterr().err
