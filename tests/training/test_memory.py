@@ -152,6 +152,7 @@ def test_blocks_of_one_shape_are_compiled_once_also_inside_adapters(monkeypatch)
     expected = [block(x, temb) for block in blocks]
     graphs = []  # one for each call of the compiler
     monkeypatch.setattr(memory, "check_backend", lambda backend, device: None)
+    monkeypatch.setattr(memory, "keep_compiled", lambda: None)
     compiler = lambda graph, inputs: (graphs.append(graph), graph.forward)[1]  # noqa: E731
     torch._dynamo.reset()
     memory.compile_blocks(network_options(torch_compile=True, dynamo_backend=compiler), models(blocks), CPU)
@@ -169,6 +170,7 @@ def compilations(depth: int, monkeypatch) -> int:
     ).requires_grad_(False)  # fmt: skip
     graphs = []
     monkeypatch.setattr(memory, "check_backend", lambda backend, device: None)
+    monkeypatch.setattr(memory, "keep_compiled", lambda: None)
     compiler = lambda graph, inputs: (graphs.append(graph), graph.forward)[1]  # noqa: E731
     args = network_options(torch_compile=True, dynamo_backend=compiler)
     base_models.set_operations(args, models(unet), Accelerator(cpu=True))
