@@ -45,7 +45,7 @@ from library.kernels.frozen_conv import own_frozen_convolutions
 from library.kernels.layout import own_layout
 from library.kernels.pointwise import Pointwise
 from library.kernels.recompute import CheapOutputs
-from library.kernels.replay import Record, Replays
+from library.kernels.replay import Leaves, Record, Replays
 from library.kernels.unet_pointwise import own_pointwise
 from library.models.family import Models
 from library.models.sd import SD
@@ -307,7 +307,8 @@ class OneLaunch:
 
 def recorded(parts: StepParts, recorder: Callable[[], Record]) -> StepParts:
     """The same with U-Net and text encoders recorded, as with --cuda_graph auto."""
-    return replace(parts, **{name: Replays(parts.network.leaves(), recorder()) for name in PARTS})
+    leaves = Leaves(parts.network.leaves())
+    return replace(parts, **{name: Replays(leaves, recorder()) for name in PARTS})
 
 
 def make_state(optimizer, network: nn.Module) -> None:

@@ -216,7 +216,7 @@ class Kronecker:
         """Sums of w1[a, b] w2[c, d] W[a, c, b, d], by w1 first."""
 
         def build(w1: Tensor, w2: Tensor) -> Tensor:
-            blocks = weight.view(w1.shape[0], w2.shape[0], w1.shape[1], -1).float()  # the last axis: n and the kernel
+            blocks = weight.reshape(w1.shape[0], w2.shape[0], w1.shape[1], -1).float()  # the last axis: n and the kernel
             if axis == OUTPUT:
                 return ((w1[:, None, None, :] @ blocks).squeeze(2) * w2).sum(-1).flatten()
             columns = ((blocks * w1[:, None, :, None]).sum(0) * w2[:, None, :]).sum(0)

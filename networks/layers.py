@@ -55,7 +55,7 @@ class AdapterModule(nn.Module):
 
     @property
     def same_every_step(self) -> bool:
-        """Whether all steps ask for the same operations, so that one can be recorded; module dropout decides anew in each."""
+        """Whether a step can be recorded, as all ask for the same operations; module dropout decides anew in each."""
         return not self.dropout.module
 
     @property

@@ -41,6 +41,11 @@ class OFTModule(AdapterModule):
             raise ValueError(f"networks.oft: --network_dim {rank} blocks do not divide the {out} outputs of {target.name}")
         self.oft_blocks = nn.Parameter(torch.zeros(rank, out // rank, out // rank))
 
+    @property
+    def same_every_step(self) -> bool:
+        """False, so that steps are not recorded: the libraries that solve for the rotations are not known to allow it."""
+        return False
+
     def turn(self) -> Tensor:
         """R - I of every block, (blocks, size, size) fp32; R is a rotation by Cayley's formula (I + Q) (I - Q)^-1."""
         alpha = self.scale * self.rank  # as a host number; the buffer may be on another device

@@ -12,4 +12,5 @@ def cayley_turn(blocks: Tensor, limit: float) -> Tensor:
     norm = skew.norm()
     skew = skew * ((norm.clamp(max=limit) + EPSILON) / (norm + EPSILON))
     eye = torch.eye(skew.shape[-1], device=skew.device)
-    return torch.linalg.solve(eye - skew, eye + skew, left=False) - eye
+    solved, _ = torch.linalg.solve_ex(eye - skew, eye + skew, left=False)  # `solve` waits for the device; I - Q is never singular
+    return solved - eye

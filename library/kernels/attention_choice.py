@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from library.strangers import FAULTS
+
 logger = logging.getLogger(__name__)
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -64,12 +66,14 @@ class Fastest:
     """
 
     def __init__(self, candidates: Mapping[str, Attend], seconds: Callable[[Attend, tuple[Tensor, ...]], float]):
-        """seconds: how long an attend function takes with q, k and v. A candidate that raises ValueError is left out."""
+        """seconds: how long an attend function takes with q, k and v. A candidate that fails is left out."""
         self._candidates = candidates
         self._seconds = seconds
         self._chosen: dict[tuple, Attend] = {}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # a compiler cannot time what it is compiling
+            return F.scaled_dot_product_attention(query, key, value)
         case = (query.shape, key.shape, query.dtype)
         if case not in self._chosen:
             self._chosen[case] = self._choose(query, key, value)
@@ -80,7 +84,7 @@ class Fastest:
         for name, attend in self._candidates.items():
             try:
                 times[name] = self._seconds(attend, states)
-            except (ValueError, NotImplementedError) as error:
+            except FAULTS as error:  # no kernel for it, no memory for the trial, a package made for another torch
                 logger.debug("--attention auto: %s is left out: %s", name, error)
         if not times:
             return F.scaled_dot_product_attention

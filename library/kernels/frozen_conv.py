@@ -47,5 +47,12 @@ class _FrozenConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        return torch.nn.grad.conv2d_input(ctx.input_shape, weight.to(grad.dtype), grad, *ctx.places), None, None, None
+        weight = ctx.saved_tensors[0].to(grad.dtype)
+        if mixes_channels_alone(weight, *ctx.places) and grad.is_contiguous(memory_format=torch.channels_last):
+            return (grad.permute(0, 2, 3, 1) @ weight.flatten(1)).permute(0, 3, 1, 2), None, None, None
+        return torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.places), None, None, None
+
+
+def mixes_channels_alone(weight: Tensor, stride, padding, dilation, groups: int) -> bool:
+    """Whether the convolution is a product over channels; for such ones torch would lay the input's gradient out contiguously."""
+    return tuple(weight.shape[2:]) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0) and groups == 1

@@ -14,9 +14,12 @@ TENSOR_CORES = (7, 0)  # compute capability
 HALF = (torch.float16, torch.bfloat16)
 
 
-def layout_for(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """Channels-last for half precision on NVIDIA's tensor cores; elsewhere nothing is gained (measured on the CPU)."""
-    if device.type != "cuda" or dtype not in HALF or torch.version.hip is not None:
+def layout_for(device: torch.device, dtype: torch.dtype, *, norms_follow: bool) -> torch.memory_format:
+    """Channels-last for half precision on NVIDIA's tensor cores; elsewhere nothing is gained (measured on the CPU).
+
+    norms_follow: whether group norms keep the layout, as our kernels and compiled ones do. torch's own return contiguous pictures.
+    """
+    if not norms_follow or device.type != "cuda" or dtype not in HALF or torch.version.hip is not None:
         return torch.contiguous_format
     return torch.channels_last if torch.cuda.get_device_capability(device) >= TENSOR_CORES else torch.contiguous_format
 

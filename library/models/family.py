@@ -41,6 +41,7 @@ class Models:
 
     swallowed_draws: 32-bit draws the reference would have spent building them (see library.models.swallow).
     logit_scale: a scalar of SDXL's single-file layout that no model uses; kept for writing such a file again.
+    norms_keep_layout: whether the U-Net's group norms return pictures laid out in memory as they came.
     """
 
     unet: nn.Module | None = None
@@ -48,6 +49,7 @@ class Models:
     text_encoders: list[nn.Module] = field(default_factory=list)
     swallowed_draws: int = 0
     logit_scale: Tensor | None = None
+    norms_keep_layout: bool = False
 
 
 class Family(Protocol):

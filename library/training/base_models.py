@@ -80,8 +80,9 @@ def set_operations(args: Namespace, models: Models, accelerator: Accelerator) ->
         device=accelerator.device,
     )
     cheap = CheapOutputs() if args.gradient_checkpointing == SELECTIVE else None
-    pointwise = Pointwise(kernels_for(accelerator.device, DTYPES[args.mixed_precision]), cheap)
-    own_pointwise(models.unet, pointwise, blocks_to_compile(args, models))
+    fused = kernels_for(accelerator.device, DTYPES[args.mixed_precision])
+    own_pointwise(models.unet, Pointwise(fused, cheap), blocks_to_compile(args, models))
+    models.norms_keep_layout = fused or args.torch_compile
     if cheap is not None:
         cheap.keeping_recipes(models.unet)
 
@@ -180,7 +181,7 @@ def place_models(
         spread(models.unet, dtype, accelerator, sharding)
     else:
         place(models.unet, accelerator.device, dtype)
-        own_layout(models.unet, layout_for(accelerator.device, dtype))
+        own_layout(models.unet, layout_for(accelerator.device, dtype, norms_follow=models.norms_keep_layout))
     for text_encoder in models.text_encoders:
         place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:

@@ -206,6 +206,7 @@ def train(run: Run) -> None:
             run.optimization.hooks.step_start()
             loss, step = training_loss(batch.to(run.accelerator.device, non_blocking=True), run.parts, run.step_settings)
             run.optimization.backward(loss)
+            del loss  # and with it all of autograd's nodes, which would tie the next step to this one's stream
             step = replace(step, epoch=epoch, global_step=global_step)
             run.optimization.guard.note(step)
             call(run.watchers, step)

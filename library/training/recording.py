@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from library.kernels.replay import Replays, cuda_recorder
+from library.kernels.replay import Leaves, Replays, cuda_recorder
 from library.training.memory import SELECTIVE
 
 logger = logging.getLogger(__name__)
@@ -28,10 +28,11 @@ def recordings(args: Namespace, network: nn.Module, accelerator: Accelerator) ->
     if reason is not None:
         logger.warning("--cuda_graph auto has no effect: %s", reason)
         return {}
-    leaves = network.leaves()
-    accumulating = args.gradient_accumulation_steps > 1 and any(isinstance(leaf, nn.Parameter) for leaf in leaves)
+    tensors = network.leaves()
+    adding_up = args.gradient_accumulation_steps > 1 and any(isinstance(leaf, nn.Parameter) for leaf in tensors)
+    leaves = Leaves(tensors, keeps_gradients=adding_up or args.strict_compat)  # there some gradients are never cleared
     # each with a pool of memory of its own, as the U-Net runs between the text encoder's forward and backward pass
-    return {name: Replays(leaves, cuda_recorder(), keeps_gradients=accumulating, part=part) for name, part in PARTS.items()}
+    return {name: Replays(leaves, cuda_recorder(), part=part) for name, part in PARTS.items()}
 
 
 def obstacle(args: Namespace, network: nn.Module, device: torch.device) -> str | None:
@@ -47,5 +48,5 @@ def obstacle(args: Namespace, network: nn.Module, device: torch.device) -> str |
     if not hasattr(network, "same_every_step"):
         return f"nothing is known of how {type(network).__module__} computes"
     if not network.same_every_step:
-        return "steps differ from each other (module_dropout, or DyLoRA's choice of ranks)"
+        return "these steps cannot be recorded (module_dropout, DyLoRA's choice of ranks, OFT's equations)"
     return None

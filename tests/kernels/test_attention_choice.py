@@ -56,3 +56,25 @@ def test_candidates_that_cannot_do_it_are_left_out():
     torch.testing.assert_close(fastest(*states()), F.scaled_dot_product_attention(*states()))
     only_failing = Fastest({"efficient": Pinned("efficient")}, seconds)
     torch.testing.assert_close(only_failing(*states()), F.scaled_dot_product_attention(*states()))
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("no memory"), RuntimeError("cuDNN error"), ImportError("made for another torch")])
+def test_candidates_that_break_are_left_out_too(fault):
+    def seconds(attend, tensors):
+        attend(*tensors)
+        return 1.0
+
+    def broken(query, key, value):
+        raise fault
+
+    fastest = Fastest({"broken": broken, "math": Pinned("math")}, seconds)
+    torch.testing.assert_close(fastest(*states()), F.scaled_dot_product_attention(*states()))
+
+
+def test_a_compiler_meets_torchs_own_choice():
+    fastest = Fastest({"efficient": Pinned("efficient")}, lambda *given: pytest.fail("timed"))
+    graphs = []
+    torch._dynamo.reset()
+    compiled = torch.compile(fastest, backend=lambda graph, inputs: (graphs.append(graph), graph.forward)[1])
+    torch.testing.assert_close(compiled(*states()), F.scaled_dot_product_attention(*states()))
+    assert len(graphs) == 1

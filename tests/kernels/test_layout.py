@@ -56,10 +56,11 @@ def test_weights_that_are_made_for_each_use_stay_contiguous(unet):
     assert unet.conv_in.weight.is_contiguous()
 
 
-def test_channels_last_is_for_half_precision_on_tensor_cores(monkeypatch):
-    gpu = torch.device("cuda")
+def test_channels_last_is_for_half_precision_on_tensor_cores_whose_norms_keep_it(monkeypatch):
+    gpu, follow = torch.device("cuda"), {"norms_follow": True}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
-    assert layout_for(gpu, torch.float16) == torch.channels_last
-    assert layout_for(gpu, torch.float32) == layout_for(torch.device("cpu"), torch.bfloat16) == torch.contiguous_format
+    assert layout_for(gpu, torch.float16, **follow) == torch.channels_last
+    assert layout_for(gpu, torch.float16, norms_follow=False) == torch.contiguous_format
+    assert layout_for(gpu, torch.float32, **follow) == layout_for(torch.device("cpu"), torch.bfloat16, **follow) == torch.contiguous_format
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert layout_for(gpu, torch.float16) == torch.contiguous_format
+    assert layout_for(gpu, torch.float16, **follow) == torch.contiguous_format

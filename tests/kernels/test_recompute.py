@@ -99,3 +99,16 @@ def test_trained_convolutions_keep_what_they_need():
     layers(torch.ones(1, 2, 6, 6)).sum().backward()
     assert layers[1].weight.grad.abs().sum() > 0
     assert ["forward" in layer.__dict__ for layer in layers] == [True, False]
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_frozen_convolutions_hand_gradients_on_in_the_layout_of_the_picture(kernel, layout):
+    layer = nn.Conv2d(3, 5, kernel, padding=kernel // 2).requires_grad_(False).to(memory_format=layout)
+    x = torch.randn(2, 3, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    upstream = torch.randn(2, 5, 4, 4).contiguous(memory_format=layout)
+    (expected,) = torch.autograd.grad(layer(x), x, upstream)
+    own_frozen_convolutions(layer)
+    (found,) = torch.autograd.grad(layer(x), x, upstream)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)

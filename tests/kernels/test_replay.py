@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from library.kernels.replay import MOST_RECORDINGS, Replays
+from library.kernels.replay import MOST_RECORDINGS, Leaves, Replays, cuda_recorder
 from tests.offline import device_of_tests
 
 
@@ -60,7 +60,7 @@ def inputs(rows: int = 3, start: float = 0.0, needs_gradient: bool = False):
 
 def test_the_first_call_runs_the_second_records_and_later_ones_replay():
     layer, record = Layer(), Rerun()
-    replays = Replays(layer.leaves, record)
+    replays = Replays(Leaves(layer.leaves), record)
     for start in (0.0, 1.0, 2.0):
         given = inputs(start=start)
         answer = replays(layer, given)["y"]
@@ -75,7 +75,7 @@ def test_the_first_call_runs_the_second_records_and_later_ones_replay():
 
 def test_a_replay_reads_the_weights_as_they_are_now():
     layer = Layer()
-    replays = Replays(layer.leaves, Rerun())
+    replays = Replays(Leaves(layer.leaves), Rerun())
     for _ in range(3):
         replays(layer, inputs())
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_a_replay_reads_the_weights_as_they_are_now():
 
 def test_gradients_reach_inputs_that_want_them():
     layer = Layer()
-    replays = Replays(layer.leaves, Rerun())
+    replays = Replays(Leaves(layer.leaves), Rerun())
     for start in (0.0, 1.0, 2.0):
         given = inputs(start=start, needs_gradient=True)
         replays(layer, given)["y"].sum().backward()
@@ -95,7 +95,7 @@ def test_gradients_reach_inputs_that_want_them():
 
 def test_several_answers_come_by_name_and_those_without_gradients_have_none():
     layer, record = Layer(), Rerun()
-    replays = Replays(layer.leaves, record)
+    replays = Replays(Leaves(layer.leaves), record)
     for start in (0.0, 1.0, 2.0, 3.0):
         given = inputs(start=start)
         answers = replays(lambda inputs: layer(inputs) | {"double": 2 * inputs["x"], "sum": layer(inputs)["y"].sum()}, given)
@@ -109,7 +109,7 @@ def test_several_answers_come_by_name_and_those_without_gradients_have_none():
 
 def test_what_trains_nothing_has_no_backward_pass():
     layer, record = Layer(), Rerun()
-    replays = Replays([], record)
+    replays = Replays(Leaves([]), record)
     for start in (0.0, 1.0, 2.0, 3.0):
         given = inputs(start=start)
         answer = replays(lambda inputs: {"y": inputs["x"] * inputs["scale"]}, given)["y"]
@@ -119,7 +119,7 @@ def test_what_trains_nothing_has_no_backward_pass():
 
 def test_each_set_of_shapes_has_a_recording_and_their_number_is_limited():
     layer, record = Layer(), Rerun()
-    replays = Replays(layer.leaves, record)
+    replays = Replays(Leaves(layer.leaves), record)
     for _ in range(2):
         for rows in range(1, MOST_RECORDINGS + 3):
             assert torch.equal(replays(layer, inputs(rows))["y"], inputs(rows)["x"] @ layer.weight * 2)
@@ -128,7 +128,7 @@ def test_each_set_of_shapes_has_a_recording_and_their_number_is_limited():
 
 def test_answers_without_gradients_are_computed_as_usual():
     layer, record = Layer(), Rerun()
-    replays = Replays(layer.leaves, record)
+    replays = Replays(Leaves(layer.leaves), record)
     with torch.no_grad():
         for _ in range(3):
             replays(layer, inputs())
@@ -137,7 +137,7 @@ def test_answers_without_gradients_are_computed_as_usual():
 
 def test_gradients_that_are_added_up_do_not_share_the_recordings_memory():
     layer = Layer()
-    replays = Replays(layer.leaves, Rerun(), keeps_gradients=True)
+    replays = Replays(Leaves(layer.leaves, keeps_gradients=True), Rerun())
     expected = torch.zeros(2, 2)
     for start in (0.0, 1.0, 2.0, 3.0):
         given = inputs(start=start)
@@ -151,7 +151,7 @@ def test_what_cannot_be_recorded_runs_as_usual_and_is_told_once(caplog):
         raise RuntimeError("operation not permitted when stream is capturing\nand a long tail")
 
     layer = Layer()
-    replays = Replays(layer.leaves, refuse, part="the U-Net")
+    replays = Replays(Leaves(layer.leaves), refuse, part="the U-Net")
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
             assert torch.equal(replays(layer, inputs())["y"], inputs()["x"] @ layer.weight * 2)
@@ -161,14 +161,65 @@ def test_what_cannot_be_recorded_runs_as_usual_and_is_told_once(caplog):
     ]
 
 
+def test_all_recordings_write_a_gradient_to_one_place_that_lies_like_its_leaf():
+    layer = Layer()
+    layer.weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).t())
+    replays = Replays(Leaves(layer.leaves), Rerun())
+    places = []
+    for rows in (3, 4, 3, 4, 3):  # the first of each is computed as usual
+        layer.weight.grad = None
+        replays(layer, inputs(rows))["y"].sum().backward()
+        assert torch.equal(layer.weight.grad, 2 * inputs(rows)["x"].T @ torch.ones(rows, 2))
+        assert layer.weight.grad.stride() == layer.weight.stride()
+        places.append(layer.weight.grad)
+    assert places[2] is places[3] is places[4]
+
+
+def test_recordings_give_way_where_a_new_shape_finds_no_memory(caplog):
+    layer = Layer()
+    replays = Replays(Leaves(layer.leaves), Rerun(), part="the U-Net")
+    for _ in range(2):
+        replays(layer, inputs())
+
+    def too_large(given):
+        if replays.recordings:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return layer(given)
+
+    assert torch.equal(replays(too_large, inputs(5))["y"], inputs(5)["x"] @ layer.weight * 2)
+    assert caplog.messages == [
+        "--cuda_graph auto: the U-Net runs as usual, a little slower, as it could not be recorded"
+        " (the GPU's memory does not hold the recordings of several bucket shapes)"
+    ]
+    with pytest.raises(torch.OutOfMemoryError):
+        Replays(Leaves(layer.leaves), Rerun())(lambda given: (_ for _ in ()).throw(torch.OutOfMemoryError()), inputs())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(device_of_tests() == "pretend", reason="a pretended GPU records no graphs")
+def test_after_a_refused_recording_all_goes_on(gpu, caplog):
+    weight = nn.Parameter(torch.ones(2, 2, device=gpu))
+    replays = Replays(Leaves([weight]), cuda_recorder(), part="the U-Net")
+    stream = torch.cuda.current_stream()
+
+    def waits(given):
+        return {"y": given["x"] @ weight * float(given["x"].sum().item())}
+
+    given = {"x": torch.ones(3, 2, device=gpu)}
+    for _ in range(4):
+        weight.grad = None
+        replays(waits, given)["y"].sum().backward()
+        assert torch.randn(4, device=gpu).isfinite().all() and torch.cuda.current_stream() == stream
+        torch.testing.assert_close(weight.grad, torch.full((2, 2), 18.0, device=gpu))
+    assert len(caplog.messages) == 1 and "could not be recorded" in caplog.messages[0]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(device_of_tests() == "pretend", reason="a pretended GPU records no graphs")
 def test_cuda_graphs_give_what_running_gives(gpu):
-    from library.kernels.replay import cuda_recorder
-
     layer = Layer()
     layer.weight = nn.Parameter(layer.weight.detach().to(gpu))
-    replays = Replays([layer.weight], cuda_recorder())
+    replays = Replays(Leaves([layer.weight]), cuda_recorder())
     for start in (0.0, 1.0, 2.0, 3.0):
         given = {name: tensor.to(gpu) for name, tensor in inputs(start=start).items()}
         answer = replays(layer, given)["y"]

@@ -43,6 +43,15 @@ def test_the_growth_of_squared_norms_and_its_gradients(name, axis):
     compare_with_gradients(change.growth(weight, axis, 0.5), expected, factors, g)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "conv" in name])
+def test_weights_that_lie_channels_last_grow_alike(name):
+    change, _, shape = changes()[name]
+    weight = torch.randn(shape)
+    for axis in (OUTPUT, INPUT):
+        found = change.growth(weight.contiguous(memory_format=torch.channels_last), axis, 0.5)
+        torch.testing.assert_close(found, change.growth(weight, axis, 0.5))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_norm(name):
     change = changes()[name][0]

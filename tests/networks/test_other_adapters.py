@@ -4,6 +4,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from library.saving.weights import load_tensors
 from networks.changes import kronecker
@@ -145,6 +146,25 @@ def test_oft_turns_are_rotations_within_the_bound():
     torch.manual_seed(0)
     turn = cayley_turn(torch.randn(3, 4, 4), limit=0.5) + torch.eye(4)
     torch.testing.assert_close(turn @ turn.mT, torch.eye(4).expand(3, 4, 4))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_oft_waits_for_no_answer_of_its_device():
+    blocks = torch.randn(2, 4, 4).requires_grad_()
+    with Operations() as operations:
+        cayley_turn(blocks, 0.5).sum().backward()
+    assert operations.names and not {"aten::_linalg_check_errors", "aten::_local_scalar_dense"} & operations.names
 
 
 @pytest.mark.parametrize(("arguments", "modules"), [({}, 128), ({"enable_all_linear": "True"}, 192), ({"enable_conv": "False"}, 128)])

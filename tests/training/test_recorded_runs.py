@@ -1,12 +1,14 @@
 """--cuda_graph auto: a run with recordings (by a stand-in for CUDA) is the run without, and what stands in the way is told."""
 
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from library.kernels.replay import Replays
+from library.kernels.replay import Leaves, Replays
+from library.training import network_recipe
 from library.training.recording import obstacle
 from tests.data.scenes import paint
 from tests.kernels.test_replay import Rerun
@@ -31,14 +33,29 @@ def test_a_recorded_run_is_the_run_to_the_bit(options, tiny_models, tmp_path):
         run = small_run(tiny_models("sd1"), data, tmp_path / name, *options)
         records = {part: Rerun() for part in ("unet_replays", "text_replays")}
         if name == "recorded":
-            leaves, accumulating = run.network.leaves(), run.accumulation > 1
-            made = {part: Replays(leaves, record, keeps_gradients=accumulating) for part, record in records.items()}
+            leaves = Leaves(run.network.leaves(), keeps_gradients=run.accumulation > 1)
+            made = {part: Replays(leaves, record) for part, record in records.items()}
             run.parts = replace(run.parts, **made)
         losses = [step.loss for step in trained(run)]
         weights[name] = [*losses, *(parameter.detach().clone() for parameter in run.network.parameters())]
         recorded[name] = [record.recorded > 0 for record in records.values()]
     assert recorded == {"plain": [False, False], "recorded": [True, "--network_train_unet_only" not in options]}
     assert all(torch.equal(one, other) for one, other in zip(weights["plain"], weights["recorded"], strict=True))
+
+
+def test_nothing_of_a_step_is_left_when_the_next_begins(tiny_models, tmp_path, monkeypatch):
+    """Autograd's nodes of an earlier step belong to a stream that a recording must not meet."""
+    left, real = [], network_recipe.training_loss
+
+    def watched(*parts):
+        assert not any(loss() is not None for loss in left)
+        loss, step = real(*parts)
+        left.append(weakref.ref(loss))
+        return loss, step
+
+    monkeypatch.setattr(network_recipe, "training_loss", watched)
+    trained(small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", count=2), tmp_path))
+    assert len(left) > 2
 
 
 def arguments(**changes):
@@ -71,6 +88,7 @@ def test_networks_know_whether_their_steps_are_all_the_same(tiny_models, tmp_pat
         (["--network_args", "rank_dropout=0.5"], True),
         (["--network_args", "module_dropout=0.5"], False),
         (["--network_module", "networks.dylora"], False),
+        (["--network_module", "networks.oft"], False),
     ):
         assert small_run(tiny_models("sd1"), data, tmp_path, *options).network.same_every_step is same
 
