@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from library.data.batch import Batch
+from library.training.snapshots import on_host
 from tests.gpu.draws import DrawsOnTheCPU
 from tests.offline import device_of_tests
 from tests.tiny_runs import arguments, picture_folder, prepared, small_run, trained
@@ -148,6 +149,17 @@ def test_a_bad_update_is_left_out_on_the_device(run_of, monkeypatch, capsys):
     assert "step 2: update left out, NaN or infinite values in gradient" in capsys.readouterr().err
     assert run.optimization.guard.skipped == 1
     assert all(torch.isfinite(parameter).all() for parameter in run.network.parameters())
+
+
+def test_copies_for_a_rollback_lie_like_what_they_were_made_of(gpu):
+    picture = torch.arange(96.0, device=gpu).view(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    kept = {"weights": [picture, torch.tensor([1, 2], device=gpu)], "step": torch.tensor(3.0, device=gpu), "host": torch.ones(2), "k": 5}
+    copied = on_host(kept)
+    torch.cuda.synchronize()
+    found = [*copied["weights"], copied["step"], copied["host"]]
+    for one, other in zip(found, [picture, kept["weights"][1], kept["step"], kept["host"]], strict=True):
+        assert torch.equal(one, other.cpu()) and one.stride() == other.stride() and one.dtype == other.dtype
+    assert copied["k"] == 5 and copied["step"].is_pinned()
 
 
 @pytest.mark.parametrize("place", [["--cache_latents"], ["--cache_latents_to_disk"]])
