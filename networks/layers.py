@@ -115,7 +115,7 @@ class AdapterModule(nn.Module):
     def _decomposed_answer(self, x: Tensor) -> Tensor:
         layer, change, axis = self.org_module, self.change(), self.magnitude_axis
         with torch.autocast(x.device.type, enabled=False):
-            ratio = self._ratio(layer.weight.detach(), change)
+            ratio = self._ratio(layer.weight.detach().to(x.device, non_blocking=True), change)  # swapped blocks keep theirs elsewhere
         change, drop = self.dropped(change), self.activation_drop()
         if self.multiplier == 1 and drop is None and self.base_is_plain():
             output = change.stretched_layer(x, layer, self.scale, ratio - 1, axis)

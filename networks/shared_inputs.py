@@ -86,6 +86,7 @@ def fit_together(modules: Sequence[LoRAModule | None], dtype: torch.dtype) -> bo
         and module.rank == first.rank
         and module.org_module.bias is None
         and module.org_module.weight.dtype == dtype
+        and not hasattr(module.org_module.weight, "placements")  # spread over several GPUs: stacked, each would hold all of it
         and module.org_module.weight.shape == first.org_module.weight.shape
         for module in modules
     )

@@ -60,6 +60,10 @@ def bucket_problems(args: Namespace, script: str) -> Iterator[str]:
 def network_part_problems(args: Namespace, script: str) -> Iterator[str]:
     if args.network_train_unet_only and args.network_train_text_encoder_only:
         yield "--network_train_unet_only and --network_train_text_encoder_only together leave nothing to train: leave one or both out"
+    if args.network_train_unet_only and args.text_encoder_lr:
+        logger.warning("--text_encoder_lr has no effect: --network_train_unet_only leaves the text encoders alone")
+    if args.network_train_text_encoder_only and args.unet_lr is not None:
+        logger.warning("--unet_lr has no effect: --network_train_text_encoder_only leaves the U-Net alone")
 
 
 def family_problems(args: Namespace, script: str) -> Iterator[str]:

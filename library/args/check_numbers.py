@@ -63,6 +63,8 @@ def range_problems(args: Namespace, script: str) -> Iterator[str]:
         values = [value for value in (given if isinstance(given, list) else [given]) if isinstance(value, float)]
         if name not in RANGES and not all(map(isfinite, values)):
             yield f"--{name} {given}: give a number that is finite"
+    if args.network_alpha is not None and args.network_alpha < 0:
+        yield f"--network_alpha {args.network_alpha}: give a number above 0, such as half of --network_dim"
     if args.loss_type in ("huber", "smooth_l1") and args.huber_c <= 0:
         yield f"--huber_c {args.huber_c}: give a number above 0, such as 0.1"
     if args.max_train_epochs is None and args.max_train_steps < 1:

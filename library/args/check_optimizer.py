@@ -1,5 +1,6 @@
 """Optimizer and schedule: names nobody knows, settings nobody can read, pairs that exclude each other."""
 
+import logging
 from argparse import Namespace
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -13,6 +14,8 @@ from library.args.names import (
     optimizer_kind,
     sets_its_own_rate,
 )
+
+logger = logging.getLogger(__name__)
 
 UNFIT = {"LBFGS": "computes the loss several times in a step, which training here does not", "SparseAdam": "is for sparse gradients only"}
 
@@ -56,6 +59,11 @@ def schedule_problems(args: Namespace, script: str) -> Iterator[str]:
         yield (
             f"--lr_scheduler {args.lr_scheduler}: there is no such schedule{_nearest(args.lr_scheduler, LR_SCHEDULERS)}; "
             f"use one of {', '.join(LR_SCHEDULERS)}, or a class with --lr_scheduler_type"
+        )
+    if args.lr_scheduler == "cosine" and args.lr_scheduler_num_cycles != 1:
+        logger.warning(
+            "--lr_scheduler_num_cycles %s has no effect with --lr_scheduler cosine: waves come with cosine_with_restarts",
+            args.lr_scheduler_num_cycles,
         )
     if args.lr_scheduler == "adafactor":
         yield "--lr_scheduler adafactor works with --optimizer_type Adafactor and relative_step=True only: use constant or cosine"

@@ -29,6 +29,17 @@ from library.args.tracking import add_tracking_arguments
 from library.args.training import add_training_arguments
 from library.args.validation import add_validation_arguments
 
+NEAR = 0.75  # how alike a name must be to be meant
+LAUNCHERS = ("num_cpu_threads_per_process", "num_processes", "num_machines", "multi_gpu", "gpu_ids", "main_process_port")
+SETTINGS = ("weight_decay", "betas", "eps", "momentum", "d_coef", "use_bias_correction", "safeguard_warmup", "relative_step")
+SDXL_ALONE = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "disable_mmap_load_safetensors")
+ELSEWHERE = {
+    **{f"--{name}": "it is accelerate's: write it between `accelerate launch` and the script" for name in LAUNCHERS},
+    **{f"--{name}": f"it is the optimizer's: --optimizer_args {name}=..." for name in SETTINGS},
+    **{f"--{name}": "sdxl_train_network.py alone has it" for name in SDXL_ALONE},
+}
+"""Names that are options of something else -> what to do."""
+
 LORA_GROUPS = (
     add_model_arguments,
     add_dataset_arguments,
@@ -144,5 +155,7 @@ class TrainingParser(ArgumentParser):
                 return f"{before} is a switch and takes no value: leave {unknown!r} away"
             return f"unexpected {unknown!r}: every value must follow its --option; values with blanks need quotes"
         name = unknown.partition("=")[0]
-        near = get_close_matches(name, self._names(), n=1)
+        if name in ELSEWHERE:
+            return f"unrecognized arguments: {name}; {ELSEWHERE[name]}"
+        near = get_close_matches(name, self._names(), n=1, cutoff=NEAR)
         return f"unrecognized arguments: {name}" + (f"; did you mean {near[0]}?" if near else "")

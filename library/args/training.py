@@ -152,7 +152,13 @@ def _add_text(group) -> None:
 
 
 def _add_processes(group) -> None:
-    group.add_argument("--ddp_timeout", type=int, default=None, metavar="MINUTES", help="minutes a GPU waits for the others (default: 10)")
+    group.add_argument(
+        "--ddp_timeout",
+        type=int,
+        default=None,
+        metavar="MINUTES",
+        help="minutes a GPU waits for the others, also while these cache their share of the data (default: 180)",
+    )
     group.add_argument(
         "--ddp_gradient_as_bucket_view",
         action="store_true",

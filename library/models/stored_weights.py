@@ -7,6 +7,7 @@ is in full size. Autograd keeps a reference to the stored weight only; a plain c
 mostly below that range, so each output channel is stored times a power of two that brings its largest weight near 448.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class StoredWeight:
         """The same on `device`. pinned: in main memory that a GPU reads directly."""
         data, scale = (None if tensor is None else tensor.to(device) for tensor in (self.data, self.scale))
         if pinned:
-            data = data.pin_memory()
+            with contextlib.suppress(RuntimeError):  # the system pins a part of its memory at most; other memory is slower, no more
+                data = data.pin_memory()
         return StoredWeight(data, self.dtype, scale)
 
     def bytes(self) -> int:
@@ -104,6 +106,15 @@ class Conv2d(_Stored, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         settings = (self.stride, self.padding, self.dilation, self.groups)
         return _ConvOfStored.apply(self._computed(x), self.bias, self.stored, settings)
+
+
+def move_stored(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Moves the stored weights inside `module`, which `.to()` leaves where they are, and computes with them in `dtype` from now on."""
+    for layer in module.modules():
+        if isinstance(layer, _Stored):
+            moved = layer.stored.at(device)
+            scale = None if moved.scale is None else moved.scale.to(dtype)
+            layer.stored = StoredWeight(moved.data if moved.data.dtype == FLOAT8 else moved.data.to(dtype), dtype, scale)
 
 
 STORED_KINDS = {nn.Linear: Linear, nn.Conv2d: Conv2d}

@@ -121,6 +121,8 @@ def build_lr_scheduler(
         return _custom_scheduler(optimizer, scheduler_type, options)
     if name.partition(":")[0] == "adafactor":
         return _adafactor_scheduler(optimizer, name)
+    if min_lr_ratio is not None and name in CURVES and name not in FLOORED:
+        logger.warning(f"--lr_scheduler_min_lr_ratio has no effect with --lr_scheduler {name}; it works with {', '.join(FLOORED)}")
     return LambdaLR(optimizer, make_curve(options, optimizer.defaults["lr"]))
 
 
@@ -135,8 +137,6 @@ def make_curve(options: ScheduleOptions, learning_rate: float = 1.0) -> Callable
     if name not in CURVES:
         raise ValueError(f"unknown --lr_scheduler {name!r}{nearest(name, list(CURVES))}: use one of {', '.join(CURVES)}")
     check_floor(options.min_lr_ratio, "--lr_scheduler_min_lr_ratio")
-    if options.min_lr_ratio is not None and name not in FLOORED:
-        logger.warning(f"--lr_scheduler_min_lr_ratio has no effect with --lr_scheduler {name}; it works with {', '.join(FLOORED)}")
     all_steps = options.total_steps * options.num_processes
     warmup = _in_steps(options.warmup_steps, all_steps)
     if warmup and name == "constant":
@@ -177,7 +177,7 @@ def describe_schedule(options: ScheduleOptions, learning_rate: float) -> Schedul
     return ScheduleSummary(
         name=options.name,
         peak_rate=learning_rate * max(factors),
-        floor_rate=learning_rate * min([*factors[warmup:], end]),
+        floor_rate=learning_rate * min([*factors[warmup:], end] if warmup < len(factors) else factors),
         full_rate=learning_rate,
         mean_factor=sum(factors) / len(factors),
     )

@@ -18,6 +18,8 @@ from library.training.sharding import keep_from_accelerate
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 180  # minutes that a process waits for the others, which may have more images to cache
+
 
 def make_accelerator(
     *,
@@ -38,7 +40,7 @@ def make_accelerator(
     keep_from_accelerate()
     handlers = []
     if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        timeout = datetime.timedelta(minutes=ddp_timeout) if ddp_timeout else None
+        timeout = datetime.timedelta(minutes=ddp_timeout or PATIENCE)
         backend = "gloo" if os.name == "nt" or not torch.cuda.is_available() else "nccl"
         handlers.append(InitProcessGroupKwargs(backend=backend, timeout=timeout))
     if ddp_gradient_as_bucket_view or ddp_static_graph:

@@ -21,6 +21,7 @@ from library.kernels.unet_pointwise import own_pointwise
 from library.models.devices import clear_device_cache
 from library.models.diffusers_folder import quiet_libraries
 from library.models.family import PARTS, Family, Models
+from library.models.stored_weights import move_stored
 from library.models.swallow import swallow
 from library.training.accelerator import one_process_after_another
 from library.training.adapter import NetworkSettings
@@ -106,6 +107,12 @@ def place(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
         module.to(device, dtype)
 
 
+def place_text_encoder(text_encoder: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """The same for a text encoder, whose weights in 8 bit go along; those of a U-Net may have been put elsewhere on purpose."""
+    place(text_encoder, device, dtype)
+    move_stored(text_encoder, device, dtype)
+
+
 def cache_latents(data: RunData, args: Namespace, family: Family, models: Models, accelerator: Accelerator) -> None:
     """Fills the data sets' latent caches if --cache_latents asks for it; the VAE leaves the device afterwards.
 
@@ -183,7 +190,7 @@ def place_models(
         place(models.unet, accelerator.device, dtype)
         own_layout(models.unet, layout_for(accelerator.device, dtype, norms_follow=models.norms_keep_layout))
     for text_encoder in models.text_encoders:
-        place(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
+        place_text_encoder(text_encoder, *(("cpu", torch.float32) if text_cached else (accelerator.device, dtype)))
     if text_cached:
         clear_device_cache(accelerator.device)
     own_frozen_convolutions(models.unet, blocks_to_compile(args, models))

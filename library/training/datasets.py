@@ -1,5 +1,6 @@
 """Builds the data sets of a run from its options: config file, metadata file or `N_class` folders."""
 
+import functools
 import logging
 import random
 from argparse import Namespace
@@ -64,10 +65,12 @@ def build_datasets(args: Namespace, family: Family, seed: int, dataset_seed: int
 
 
 def tokenize_function(args: Namespace, family: Family) -> Callable[[list[str]], tuple[list[Tensor], list[Tensor] | None]]:
-    """Captions -> ids and, with --weighted_captions, weights; see Family.tokenize."""
-    if args.weighted_captions:
-        return family.tokenize_weighted
-    return lambda captions: (family.tokenize(captions), None)
+    """Captions -> ids and, with --weighted_captions, weights; see Family.tokenize. It can be sent to other processes."""
+    return family.tokenize_weighted if args.weighted_captions else functools.partial(without_weights, family.tokenize)
+
+
+def without_weights(tokenize: Callable[[list[str]], list[Tensor]], captions: list[str]) -> tuple[list[Tensor], None]:
+    return tokenize(captions), None
 
 
 def custom_group(args: Namespace) -> CustomGroup:

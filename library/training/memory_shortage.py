@@ -26,6 +26,7 @@ WORK = {
 }
 DEVICE_FAULTS = ("CUDA error", "cuBLAS error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")  # what torch says of a GPU that gave up
 HOST_SHORTAGE = ("can't allocate memory", "not enough memory")  # what torch's CPU allocator says
+PINNED_SHORTAGE = "CUDA error: out of memory"  # of main memory that a GPU reads directly
 
 
 class DeviceFault(ValueError):
@@ -43,13 +44,14 @@ def memory_shortage_explained(args: Namespace) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as fault:
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0
-        total = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30 if torch.cuda.is_available() else 0
         used = f"this run had up to {peak:.1f} GiB of the GPU's {total:.1f} GiB in use"
         raise OutOfMemory(explanation("GPU memory", used, fault.__traceback__, args)) from fault
     except (MemoryError, RuntimeError) as fault:
-        if any(words in str(fault) for words in DEVICE_FAULTS):
+        pinned = PINNED_SHORTAGE in str(fault)
+        if not pinned and any(words in str(fault) for words in DEVICE_FAULTS):
             raise DeviceFault(device_fault(fault)) from fault
-        if not isinstance(fault, MemoryError) and not any(words in str(fault) for words in HOST_SHORTAGE):
+        if not pinned and not isinstance(fault, MemoryError) and not any(words in str(fault) for words in HOST_SHORTAGE):
             raise
         raise OutOfMemory(explanation("main memory", str(fault).splitlines()[0], fault.__traceback__, args)) from fault
 

@@ -6,7 +6,7 @@ left out, and training goes on.
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,8 @@ from library.models.family import Family, Models
 from library.models.prompts import encode_prompts, prompt_tokens
 from library.models.samplers import make_sampler
 from library.saving.pictures import picture_of
+from library.strangers import FAULTS
+from library.training.memory_shortage import DEVICE_FAULTS
 from library.training.preview_prompts import PreviewPrompt
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class Painter:
 
     @torch.no_grad()
     def latents(self, prompt: PreviewPrompt) -> Tensor | None:
-        """(1, C, H/8, W/8) in fp32, as the VAE wants them; None if the GPU's memory was not enough. The prompt must have a seed.
+        """(1, C, H/8, W/8) in fp32, as the VAE wants them; None if it cannot be drawn. The prompt must have a seed.
 
         Noise comes from the CPU's generator, so a seed is the same picture on every device.
         """
@@ -79,14 +81,23 @@ class Painter:
             drawn = sample_latents(denoise, sampler, noise, steps=prompt.steps, scale=prompt.scale, generator=generator)
         except torch.cuda.OutOfMemoryError:
             return self._left_out(prompt)
+        except FAULTS as fault:
+            if any(words in str(fault) for words in DEVICE_FAULTS):
+                raise
+            logger.warning(
+                "preview %d could not be drawn with %d steps of %s (%s); training goes on",
+                prompt.index, prompt.steps, prompt.sampler, " ".join(str(fault).split()),
+            )  # fmt: skip
+            return None
         return drawn / latents.scaling_factor
 
     @torch.no_grad()
     def pictures(self, prompts: Sequence[PreviewPrompt], all_latents: Sequence[Tensor | None]) -> list[Image.Image | None]:
         """Pictures of latents; the VAE comes to the device when all are ready, and goes back to where it was."""
         pairs = list(zip(prompts, all_latents, strict=True))
-        with self._vae_on_device() as vae:
+        with suppress(torch.cuda.OutOfMemoryError), self._vae_on_device() as vae:  # there may be no room for the VAE itself
             return [None if latents is None else self._picture(vae, prompt, latents) for prompt, latents in pairs]
+        return [None if latents is None else self._left_out(prompt) for prompt, latents in pairs]
 
     def _states(self, prompt: PreviewPrompt) -> dict[str, Tensor]:
         """The text states of the prompt and, in the second row, of its negative prompt."""
@@ -100,9 +111,10 @@ class Painter:
         return states
 
     def _picture(self, vae: nn.Module, prompt: PreviewPrompt, latents: Tensor) -> Image.Image | None:
-        try:
+        pixels = None
+        with suppress(torch.cuda.OutOfMemoryError):  # what the failed call made is let go behind this block only
             pixels = vae.decode(latents.to(vae.dtype)).sample[0]
-        except torch.cuda.OutOfMemoryError:
+        if pixels is None:
             return self._left_out(prompt)
         if not torch.isfinite(pixels).all():
             logger.warning("preview %d is partly black: the VAE gave NaN or infinite values. Try --no_half_vae", prompt.index)

@@ -1,5 +1,7 @@
 """The learning-rate schedule of the options: built, tried, and shown as one line of numbers or as a picture of the curve."""
 
+import contextlib
+import io
 import logging
 import warnings
 from argparse import Namespace
@@ -11,6 +13,8 @@ import torch
 from library.optim.lr_schedulers import ScheduleOptions, ScheduleSummary, build_lr_scheduler, describe_schedule, schedule_factors
 from library.optim.optimizers import BuiltOptimizer, build_optimizer
 from library.strangers import strangers_code
+
+logger = logging.getLogger(__name__)
 
 
 def schedule_options(
@@ -72,13 +76,18 @@ def schedule_line(args: Namespace, built: BuiltOptimizer, total_steps: int, proc
     if built.learning_rate is None:
         return f"none, {built.class_name.rpartition('.')[2]} sets its own rates"
     options = schedule_options(args, total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
-    return str(summary(options, args.lr_scheduler_type, full_rate(args)))
+    highest = max(group.get("initial_lr", group["lr"]) for group in built.optimizer.param_groups)
+    return str(summary(options, args.lr_scheduler_type, float(highest) or full_rate(args)))
 
 
 def full_rate(args: Namespace) -> float:
-    """The first rate of --learning_rate, --unet_lr, --text_encoder_lr that is above 0: what the curve is shown for."""
-    text_encoder = args.text_encoder_lr[0] if args.text_encoder_lr else None
-    return next(rate for rate in (args.learning_rate, args.unet_lr, text_encoder, 1.0) if rate)
+    """The highest rate that anything is trained with, what the curve is shown for; 1 if there is none."""
+    rates = []
+    if not args.network_train_text_encoder_only:
+        rates.append(args.learning_rate if args.unet_lr is None else args.unet_lr)
+    if not args.network_train_unet_only:
+        rates += args.text_encoder_lr or [args.learning_rate]
+    return max((rate for rate in rates if rate), default=1.0)
 
 
 def described(options: ScheduleOptions) -> str:
@@ -136,8 +145,23 @@ def trial_optimizer(args: Namespace) -> BuiltOptimizer:
 def build_schedule(args: Namespace, built: BuiltOptimizer, total_steps: int, processes: int):
     """The learning-rate schedule over all of the run's updates."""
     options = schedule_options(args, total_steps, processes, name=built.lr_scheduler, warmup_steps=built.lr_warmup_steps)
+    if built.schedule_free:
+        tell_of_schedules_without_effect(args, built)
+    elif options.warmup_steps and not isinstance(options.warmup_steps, float) and options.warmup_steps >= total_steps > 1:
+        logger.warning("--lr_warmup_steps %d: the run has %d steps, so the full rate is never reached", options.warmup_steps, total_steps)
     keywords = {field.name: getattr(options, field.name) for field in fields(options)}
     return build_lr_scheduler(built, scheduler_type=args.lr_scheduler_type, **keywords)
+
+
+def tell_of_schedules_without_effect(args: Namespace, built: BuiltOptimizer) -> None:
+    """Schedule-free optimizers follow no schedule of others."""
+    name = built.class_name.rpartition(".")[2]
+    if args.lr_warmup_steps:
+        logger.warning(
+            "--lr_warmup_steps %s has no effect with %s: give --optimizer_args warmup_steps=N", args.lr_warmup_steps, name
+        )
+    if args.lr_scheduler not in ("constant", "constant_with_warmup"):
+        logger.warning("--lr_scheduler %s has no effect: %s needs no schedule", args.lr_scheduler, name)
 
 
 def check_settings(args: Namespace, total_steps: int | None, processes: int) -> None:
@@ -146,11 +170,13 @@ def check_settings(args: Namespace, total_steps: int | None, processes: int) -> 
     total_steps: None, where it is not known yet, leaves the schedule out. Raises ValueError; what is merely odd is told when they are
     built in earnest.
     """
-    optim_logger = logging.getLogger("library.optim")
-    level = optim_logger.level
-    optim_logger.setLevel(logging.ERROR)
+    quiet = [logging.getLogger("library.optim"), logger]
+    levels = [one.level for one in quiet]
+    for one in quiet:
+        one.setLevel(logging.ERROR)
     try:
-        built = trial_optimizer(args)
+        with contextlib.redirect_stdout(io.StringIO()):  # dadaptation and prodigyopt print what they are set to
+            built = trial_optimizer(args)
         if total_steps is None:
             return
         schedule = build_schedule(args, built, total_steps, processes)
@@ -159,7 +185,8 @@ def check_settings(args: Namespace, total_steps: int | None, processes: int) -> 
                 warnings.simplefilter("ignore")  # torch warns of schedule steps without optimizer steps
                 schedule.step()
     finally:
-        optim_logger.setLevel(level)
+        for one, level in zip(quiet, levels, strict=True):
+            one.setLevel(level)
 
 
 def preview(args: Namespace, total_steps: int, processes: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+PIECE = 2**24  # numbers
+
 
 class Snapshot:
     """The state of a network and its optimizer at one moment. Costs main memory only: weights and state once."""
@@ -28,29 +30,45 @@ class Snapshot:
 def on_host(value):
     """A copy of nested dicts, lists and tuples with all tensors copied to main memory; those of a GPU arrive later.
 
-    These share one piece of pinned memory for each dtype, as the system takes seconds to pin thousands of small ones.
+    These share large pieces of pinned memory, as the system takes seconds to pin thousands of small ones.
     """
     numbers = Counter()
     for tensor in tensors_in(value):
         if tensor.is_cuda:
             numbers[tensor.dtype] += tensor.numel()
-    rooms = {dtype: Room(torch.empty(count, dtype=dtype, pin_memory=True)) for dtype, count in numbers.items()}
+    rooms = {dtype: Rooms(dtype, count) for dtype, count in numbers.items()}
     return mapped(value, lambda tensor: rooms[tensor.dtype].copy_of(tensor) if tensor.is_cuda else tensor.detach().to("cpu", copy=True))
 
 
-class Room:
-    """Memory that is filled from its beginning."""
+class Rooms:
+    """Pinned memory for so many numbers, in pieces that are filled one after the other.
 
-    def __init__(self, memory: Tensor):
-        self._memory = memory
+    torch rounds each piece up to a power of two, so they are one, but for the last.
+    """
+
+    def __init__(self, dtype: torch.dtype, numbers: int):
+        self._dtype = dtype
+        self._left = numbers
+        self._piece = torch.empty(0, dtype=dtype)
         self._taken = 0
 
     def copy_of(self, tensor: Tensor) -> Tensor:
         """A copy that lies like the tensor."""
+        if self._taken + tensor.numel() > self._piece.numel():
+            self._piece, self._taken = pinned(max(tensor.numel(), min(PIECE, self._left)), self._dtype), 0
         strides = torch.empty_like(tensor, device="meta").stride()
-        place = self._memory.as_strided(tensor.shape, strides, self._taken)
+        place = self._piece.as_strided(tensor.shape, strides, self._taken)
         self._taken += tensor.numel()
+        self._left -= tensor.numel()
         return place.copy_(tensor.detach(), non_blocking=True)
+
+
+def pinned(numbers: int, dtype: torch.dtype) -> Tensor:
+    """Memory that a GPU writes to by itself; other memory where the system pins no more, which is slower and no worse."""
+    try:
+        return torch.empty(numbers, dtype=dtype, pin_memory=True)
+    except RuntimeError:
+        return torch.empty(numbers, dtype=dtype)
 
 
 def tensors_in(value) -> Iterator[Tensor]:

@@ -128,7 +128,7 @@ def scaled_latents(batch: Batch, parts: StepParts, settings: StepSettings) -> tu
             chunks = batch.images.to(vae_dtype).split(settings.vae_batch_size)
             latents = torch.cat([parts.family.encode_images(parts.models.vae, chunk) for chunk in chunks])
             bad_latents = ~torch.isfinite(latents).all()
-            latents = torch.nan_to_num(latents, nan=0.0)
+            latents = torch.nan_to_num(latents, nan=0.0, posinf=0.0, neginf=0.0)
     return latents * parts.family.latents.scaling_factor, bad_latents
 
 

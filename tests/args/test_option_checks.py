@@ -86,6 +86,7 @@ REFUSED = [
     ({"lr_scheduler_min_lr_ratio": 1.5}, "--lr_scheduler_min_lr_ratio 1.5"),
     ({"min_timestep": 500, "max_timestep": 400}, "--min_timestep 500 is above --max_timestep 400"),
     ({"max_timestep": 1001}, "--max_timestep 1001"),
+    ({"network_alpha": -1.0}, "--network_alpha -1.0: give a number above 0"),
     ({"lr_scheduler": "cosin"}, "did you mean cosine?"),
     ({"lr_scheduler": "reduce_lr_on_plateau"}, "there is no such schedule"),
     ({"lr_scheduler": "adafactor"}, "--lr_scheduler adafactor works with --optimizer_type Adafactor"),

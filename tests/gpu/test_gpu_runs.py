@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from library.data.batch import Batch
+from library.training import snapshots
 from library.training.snapshots import on_host
 from tests.gpu.draws import DrawsOnTheCPU
 from tests.offline import device_of_tests
@@ -46,6 +47,10 @@ RUNS = {
     "bf16": (["--mixed_precision", "bf16"], HALF),
     "all in bf16": (["--mixed_precision", "bf16", "--full_bf16"], HALF),
     "frozen weights in 8 bits": (["--mixed_precision", "bf16", "--fp8_base"], HALF),
+    "text encoders in 8 bits that left, previews": (
+        ["--mixed_precision", "bf16", "--fp8_base", "--network_train_unet_only", "--sample_at_first"], HALF,
+    ),
+    "DoRA of weights in main memory": (["--network_args", "dora_wd=True", "conv_dim=2", "--blocks_to_swap", "4"], FULL),
 }  # fmt: skip
 
 
@@ -160,6 +165,24 @@ def test_copies_for_a_rollback_lie_like_what_they_were_made_of(gpu):
     for one, other in zip(found, [picture, kept["weights"][1], kept["step"], kept["host"]], strict=True):
         assert torch.equal(one, other.cpu()) and one.stride() == other.stride() and one.dtype == other.dtype
     assert copied["k"] == 5 and copied["step"].is_pinned()
+
+
+def test_copies_for_a_rollback_lie_elsewhere_where_no_memory_can_be_pinned(gpu, monkeypatch):
+    monkeypatch.setattr(snapshots, "PIECE", 3)
+    whole = [torch.arange(float(size), device=gpu) for size in (2, 5, 1, 3)]
+    real = torch.empty
+
+    def refusing(*size, pin_memory=False, **options):
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(*size, **options)
+
+    for name, make in (("pinned", real), ("not pinned", refusing)):
+        monkeypatch.setattr(torch, "empty", make)
+        copied = on_host(whole)
+        torch.cuda.synchronize()
+        assert all(torch.equal(one, other.cpu()) for one, other in zip(copied, whole, strict=True))
+        assert {one.is_pinned() for one in copied} == {name == "pinned"}
 
 
 @pytest.mark.parametrize("place", [["--cache_latents"], ["--cache_latents_to_disk"]])

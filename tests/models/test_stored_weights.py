@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from library.models.stored_weights import FLOAT8, StoredWeight, channel_scale, store_weights
+from library.models.stored_weights import FLOAT8, StoredWeight, channel_scale, move_stored, store_weights
 
 LAYERS = {
     "linear": (lambda: nn.Linear(6, 5), (2, 3, 6)),
@@ -108,3 +108,25 @@ def test_autograd_keeps_the_stored_weight_and_no_full_copy():
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor):
         layer(torch.ones(1, 64, requires_grad=True))
     assert sum(kept) < 64 * 64
+
+
+@pytest.mark.parametrize("change", [eight_bit, same])
+def test_stored_weights_are_moved_and_cast_when_asked_for(change):
+    module = nn.Sequential(nn.Linear(6, 5)).to(torch.bfloat16)
+    store_weights(module, change)
+    before = module[0].weight.float()
+    module.float()
+    move_stored(module, "cpu", torch.float32)
+    assert module(torch.randn(2, 6)).dtype == module[0].weight.dtype == torch.float32
+    torch.testing.assert_close(module[0].weight, before)
+    move_stored(module, "meta", torch.float32)
+    assert module[0].weight.device.type == "meta"
+
+
+def test_weights_that_cannot_be_pinned_stay_as_they_are(monkeypatch):
+    def refuse(tensor):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refuse)
+    stored = StoredWeight(torch.ones(2, 2), torch.float32).at("cpu", pinned=True)
+    assert torch.equal(stored.full("cpu"), torch.ones(2, 2))

@@ -8,6 +8,7 @@ from library.kernels.attention import own_attention
 from library.models.stored_weights import store_weights
 from networks.layers import Dropout, lora_module
 from networks.network import AdapterNetwork
+from networks.shared_inputs import fit_together
 from networks.targets import Target
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -172,3 +173,11 @@ def test_weights_that_change_are_followed():
         before = block(*inputs)
         network.load_state_dict({name: tensor * 2 if "lora_up" in name else tensor for name, tensor in network.state_dict().items()})
         assert not torch.equal(block(*inputs), before)
+
+
+def test_weights_that_are_spread_over_gpus_are_not_stacked():
+    _, network = lora_block()
+    members = network.adapters[:3]
+    assert fit_together(members, torch.bfloat16)
+    members[1].org_module.weight.placements = ("what a DTensor has",)
+    assert not fit_together(members, torch.bfloat16)

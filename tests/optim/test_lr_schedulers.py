@@ -66,7 +66,7 @@ def test_a_floor_out_of_range_is_refused(ratio):
 
 
 def test_a_floor_without_effect_is_pointed_out(caplog):
-    factors("constant", min_lr_ratio=0.1)
+    build_lr_scheduler(optimizer(), name="constant", total_steps=20, min_lr_ratio=0.1)
     assert "no effect with --lr_scheduler constant" in caplog.text
 
 

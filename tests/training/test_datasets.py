@@ -1,5 +1,7 @@
 """From a command line to data sets: mistakes of all kinds are told together, and nothing found is a failure."""
 
+import pickle
+
 import pytest
 
 from library.data.folders import image_extensions
@@ -8,6 +10,7 @@ from library.training.network_recipe import train_network
 from tests.data.drawn import draw
 from tests.data.scenes import paint
 from tests.golden_workshop import read_command_line
+from tests.tiny_runs import picture_folder, small_run
 
 BAD = {"empty.png": b"", "text.jpg": b"no image", "half.webp": None, "日本 語.bmp": b"BM"}
 
@@ -56,3 +59,13 @@ def test_when_nothing_can_be_used_the_run_fails(tmp_path, skip):
     args, family = command(tmp_path, *skip)
     with pytest.raises(ValueError, match="empty.png" if not skip else "no training image was found"):
         datasets.build_datasets(args, family, seed=1)
+
+
+@pytest.mark.usefixtures("models_loaded_once")
+@pytest.mark.parametrize("options", [[], ["--weighted_captions"], ["--strict_compat"], ["--cache_latents", "--strict_compat"]])
+def test_what_workers_get_can_be_sent_to_a_new_process(options, tiny_models, tmp_path):
+    """As on Windows, where workers are new processes and not copies of this one."""
+    run = small_run(tiny_models("sd1"), picture_folder(tmp_path / "data", count=2), tmp_path, *options)
+    loader = run.loader._loader
+    sent, _ = pickle.loads(pickle.dumps((loader.dataset, loader.worker_init_fn)))
+    assert len(sent) == len(loader.dataset)

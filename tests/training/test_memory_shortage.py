@@ -42,3 +42,8 @@ def test_main_memory_is_told_apart():
 def test_other_faults_pass_unchanged():
     with pytest.raises(RuntimeError, match="shapes"), memory_shortage_explained(options()):
         raise RuntimeError("shapes differ")
+
+
+def test_a_shortage_of_pinned_memory_is_no_fault_of_the_gpu():
+    with pytest.raises(OutOfMemory, match="CUDA error: out of memory"), memory_shortage_explained(options()):
+        raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")

@@ -1,6 +1,7 @@
 """Pictures drawn during training: names, text, the same as diffusers draws, and nothing else changes."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -139,6 +140,16 @@ def test_a_prompt_without_seed_is_another_picture_each_time(tmp_path):
 def test_a_picture_that_does_not_fit_is_left_out(tmp_path):
     previews(tmp_path, CountingPainter(fails=3), at_first=True).at_start(0)
     assert indices(tmp_path) == ["00", "01", "02", "04"]
+
+
+def test_a_preview_that_fails_is_told_and_training_goes_on(tiny_models, caplog):
+    """diffusers' pndm needs four steps."""
+    family = SD()
+    models, accelerator = family.load(str(tiny_models("sd1"))), Accelerator(cpu=True, mixed_precision="no")
+    prompt = replace(PROMPT, sampler="pndm", steps=3)
+    painter = Painter([prompt], family, models, accelerator, weight_dtype=torch.float32, keeps_text_states=False)
+    assert painter.latents(prompt) is None
+    assert "preview 0 could not be drawn with 3 steps of pndm (" in caplog.text and "training goes on" in caplog.text
 
 
 def test_random_states_and_modes_are_put_back():

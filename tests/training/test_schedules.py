@@ -4,7 +4,16 @@ from argparse import Namespace
 
 import pytest
 
-from library.training.schedules import draw_preview, full_rate, preview, rate_factors, schedule_options, summary
+from library.training.schedules import (
+    build_schedule,
+    draw_preview,
+    full_rate,
+    preview,
+    rate_factors,
+    schedule_options,
+    summary,
+    trial_optimizer,
+)
 from tests.training.options import network_options
 
 
@@ -70,3 +79,36 @@ def test_a_missing_matplotlib_is_named(options, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ValueError, match="pip install matplotlib"):
         draw_preview(tmp_path / "curve.png", schedule_options(options(), 10, 1), "", 1e-3)
+
+
+def test_the_rate_shown_is_the_highest_that_anything_is_trained_with():
+    rates = {"learning_rate": 1e-3, "unet_lr": 1e-4, "text_encoder_lr": [5e-5]}
+    assert full_rate(network_options(**rates)) == 1e-4
+    assert full_rate(network_options(**rates, network_train_text_encoder_only=True)) == 5e-5
+    assert full_rate(network_options(learning_rate=1e-3, unet_lr=1e-4)) == 1e-3
+    assert full_rate(network_options(learning_rate=1e-3, unet_lr=1e-4, network_train_unet_only=True)) == 1e-4
+
+
+def told(options: Namespace, steps: int, caplog) -> str:
+    build_schedule(options, trial_optimizer(options), steps, 1)
+    return caplog.text
+
+
+def test_a_warm_up_that_never_ends_is_told(caplog):
+    args = network_options(lr_scheduler="cosine", lr_warmup_steps=100)
+    assert "--lr_warmup_steps 100: the run has 10 steps, so the full rate is never reached" in told(args, 10, caplog)
+    shown = summary(schedule_options(args, 10, 1), "", 1e-3)
+    assert shown.floor_rate <= shown.peak_rate
+
+
+def test_schedules_that_a_schedule_free_optimizer_ignores_are_told(caplog):
+    text = told(network_options(optimizer_type="AdamWScheduleFree", lr_scheduler="cosine", lr_warmup_steps=3), 10, caplog)
+    assert "--lr_warmup_steps 3 has no effect with AdamWScheduleFree: give --optimizer_args warmup_steps=N" in text
+    assert "--lr_scheduler cosine has no effect" in text
+
+
+def test_a_floor_without_effect_is_told_once(caplog):
+    args = network_options(lr_scheduler="constant_with_warmup", lr_scheduler_min_lr_ratio=0.1, lr_warmup_steps=2)
+    told(args, 10, caplog)
+    summary(schedule_options(args, 10, 1), "", 1e-3)
+    assert caplog.text.count("--lr_scheduler_min_lr_ratio has no effect") == 1
