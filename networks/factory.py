@@ -18,6 +18,8 @@ from networks.weight_files import check_same_family, renamed
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMES = 5  # in a message
+
 DROPOUT_ARGS = {"dropout": probability, "rank_dropout": probability, "module_dropout": probability}
 LORAPLUS_ARGS = {"loraplus_lr_ratio": float, "loraplus_unet_lr_ratio": float, "loraplus_text_encoder_lr_ratio": float}
 
@@ -71,7 +73,8 @@ def build_modules(targets: Iterable[Target], rank_of: RankRule, make: Callable[[
         elif rank == 0:
             skipped.append(target.name)
     if skipped:
-        logger.info("%d layers have rank 0 and get no adapter: %s", len(skipped), ", ".join(skipped))
+        listed = ", ".join(skipped[:MOST_NAMES]) + (", ..." if len(skipped) > MOST_NAMES else "")
+        logger.info("%d layers get no adapter, as their rank or the weight of their block is 0: %s", len(skipped), listed)
     return modules
 
 

@@ -39,9 +39,10 @@ class BucketPlan:
         """
         bucket, resized = self._listed(size) if self.sizes else self._measured(size)
         if 0 in bucket:
+            when, advice = ("", "use a larger image") if resized == size else ("once shrunk to the area of --resolution ", "raise that")
             raise ValueError(
-                f"{image} is {size[0]}x{size[1]}, too small for a bucket of --bucket_reso_steps {self.step} with --bucket_no_upscale: "
-                "use a larger image, remove it, or leave out --bucket_no_upscale"
+                f"{image} is {size[0]}x{size[1]}, {when}too small for a bucket of --bucket_reso_steps {self.step} with "
+                f"--bucket_no_upscale: {advice}, remove it, or leave out --bucket_no_upscale"
             )
         return Choice(bucket, resized, bucket[0] / bucket[1] - size[0] / size[1])
 

@@ -138,7 +138,11 @@ def create_network(module: ModuleType, settings: NetworkSettings, family: Family
         network.prepare_network(args)
     network.apply_to(text_encoder, unet, settings.train_text_encoder, settings.train_unet)
     if settings.weights:
-        logger.info("network weights from %s: %s", settings.weights, network.load_weights(settings.weights))
+        report = network.load_weights(settings.weights)
+        left = getattr(report, "unexpected_keys", None)
+        logger.log(logging.WARNING if left else logging.INFO, "network weights from %s: %s", settings.weights, report)
+        if left:
+            logger.warning("that part of the file is not used: it is not trained here, or it needs other --network_args (conv_dim, ...)")
     return network
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from library.data.buckets import fit_inside_crop, plan_buckets, rounded
+from library.data.buckets import BucketPlan, fit_inside_crop, plan_buckets, rounded
 from library.data.subsets import DatasetSettings
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden" / "buckets.json").read_text())["settings"]
@@ -87,3 +87,11 @@ def test_without_upscaling_no_image_grows_and_less_than_a_step_is_cut_off(step, 
         return
     assert choice.resized[0] <= width and choice.resized[1] <= height
     assert all(0 <= long - short < step for long, short in zip(choice.resized, choice.bucket, strict=True))
+
+
+def test_what_was_shrunk_too_far_is_told_apart_from_what_is_small():
+    plan = BucketPlan((), 64 * 64, 64)
+    with pytest.raises(ValueError, match=r"a\.png is 128x64, once shrunk to the area of --resolution too small .* raise that"):
+        plan.choose((128, 64), "a.png")
+    with pytest.raises(ValueError, match=r"b\.png is 30x20, too small .* use a larger image"):
+        plan.choose((30, 20), "b.png")
