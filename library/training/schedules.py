@@ -115,8 +115,8 @@ def draw_preview(path: Path, options: ScheduleOptions, scheduler_type: str, lear
     figure, axes = pyplot.subplots(figsize=(9, 3.5), layout="constrained")
     axes.plot(range(1, len(factors) + 1), [factor * learning_rate for factor in factors])
     axes.axhline(sum(factors) / len(factors) * learning_rate, linestyle=":", color="gray", label="mean")
-    axes.set(title=line, xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
-    axes.title.set_fontsize("small")
+    axes.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
+    axes.set_title(line, fontsize="small", wrap=True)
     axes.legend()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
