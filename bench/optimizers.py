@@ -31,7 +31,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.optimization import Adafactor
 
-from library.optim import adafactor, dadapt, dadapt_adan, dadapt_averaging, eight_bit, lion, prodigy
+from library.optim import adafactor, dadapt, dadapt_adan, dadapt_dual_averaging, eight_bit, lion, prodigy
 from library.training.optimizer_kernels import use_kernels
 from networks import lora
 
@@ -65,9 +65,9 @@ ROWS = {  # name: (optimizer over groups, name of the row it must agree with)
     "DAdaptation of dadaptation": (lambda groups: dadaptation.experimental.DAdaptAdamPreprint(groups, lr=1.0), None),
     "DAdaptation": (lambda groups: dadapt.DAdaptAdamPreprint(groups, lr=1.0), "DAdaptation of dadaptation"),
     "DAdaptSGD of dadaptation": (lambda groups: dadaptation.DAdaptSGD(groups, lr=1.0), None),
-    "DAdaptSGD": (lambda groups: dadapt_averaging.DAdaptSGD(groups, lr=1.0), "DAdaptSGD of dadaptation"),
+    "DAdaptSGD": (lambda groups: dadapt_dual_averaging.DAdaptSGD(groups, lr=1.0), "DAdaptSGD of dadaptation"),
     "DAdaptAdaGrad of dadaptation": (lambda groups: dadaptation.DAdaptAdaGrad(groups, lr=1.0), None),
-    "DAdaptAdaGrad": (lambda groups: dadapt_averaging.DAdaptAdaGrad(groups, lr=1.0), "DAdaptAdaGrad of dadaptation"),
+    "DAdaptAdaGrad": (lambda groups: dadapt_dual_averaging.DAdaptAdaGrad(groups, lr=1.0), "DAdaptAdaGrad of dadaptation"),
     "DAdaptAdan of dadaptation": (lambda groups: dadaptation.DAdaptAdan(groups, lr=1.0), None),
     "DAdaptAdan": (lambda groups: dadapt_adan.DAdaptAdan(groups, lr=1.0), "DAdaptAdan of dadaptation"),
     "DAdaptAdanIP of dadaptation": (lambda groups: dadaptation.experimental.DAdaptAdanIP(groups, lr=1.0), None),

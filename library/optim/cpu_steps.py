@@ -24,7 +24,8 @@ from library.optim.one_pass import Lists, OnePass, addresses_of
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-std=c99", "-O3", "-fopenmp-simd", "-fno-math-errno", "-shared", "-fPIC")
 FOR_THIS_PROCESSOR = ("-march=native",)  # which some compilers do not know
-place, whole = ctypes.c_void_p, ctypes.c_int64
+PLACE, WHOLE = ctypes.c_void_p, ctypes.c_int64
+ARGUMENTS = (PLACE, PLACE, WHOLE, WHOLE, PLACE, WHOLE, WHOLE, PLACE, PLACE, PLACE, PLACE)  # of `run`
 LONGEST = 60  # seconds that the compiler may take; it needs less than one
 WORTH_A_THREAD = 2**17  # numbers
 
@@ -46,9 +47,9 @@ class CSteps(OnePass):
 
         def work(number: int) -> None:
             functions.run(
-                getattr(functions, name), place(addresses.ctypes.data), whole(len(lists)), whole(len(first)), place(pieces.ctypes.data),
-                whole(bounds[number]), whole(bounds[number + 1]), None if unless is None else place(unless.data_ptr()),
-                place(scalars.data_ptr()), place(numbers.ctypes.data), place(sums.data_ptr()),
+                getattr(functions, name), addresses.ctypes.data, len(lists), len(first), pieces.ctypes.data,
+                bounds[number], bounds[number + 1], None if unless is None else unless.data_ptr(),
+                scalars.data_ptr(), numbers.ctypes.data, sums.data_ptr(),
             )  # fmt: skip
 
         if threads == 1:
@@ -83,7 +84,9 @@ def compiled() -> ctypes.CDLL:
             command = [*compiler().split(), *FLAGS, *more, "-o", str(made), str(SOURCE)]
             ended = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
             if not ended.returncode:
-                return ctypes.CDLL(str(made))  # stays in memory when its file is gone
+                functions = ctypes.CDLL(str(made))  # stays in memory when its file is gone
+                functions.run.argtypes, functions.run.restype = ARGUMENTS, None
+                return functions
     raise RuntimeError(ended.stderr.decode(errors="replace").strip() or f"exit status {ended.returncode}")
 
 

@@ -17,7 +17,12 @@ FOUND_BY_SQUARES = ("d", "gsq_weighted", "k")
 
 
 class Adapted(MultiTensorStep):
-    """What all of them have in common. Their own logging and sharded training go the package's way."""
+    """What all of them have in common. Their own logging and sharded training go the package's way.
+
+    first_rate_for_all: the package takes the first group's rate for all; elsewhere rates that differ are refused.
+    """
+
+    first_rate_for_all = False
 
     def leaves_out(self) -> bool:
         return self.knows_float64() and not any(group["log_every"] or group.get("fsdp_in_use") for group in self.param_groups)
@@ -35,6 +40,8 @@ class Adapted(MultiTensorStep):
         return loss
 
     def _only_rate(self) -> float:
+        if self.first_rate_for_all:
+            return self.param_groups[0]["lr"]
         rate = max(group["lr"] for group in self.param_groups)
         if any(group["lr"] not in (rate, 0.0) for group in self.param_groups):
             raise RuntimeError("D-Adaptation allows one learning rate (or 0) for all parameter groups; layer_scale may differ")

@@ -14,18 +14,16 @@ class _AdaptedAdan(Adapted):
     SQUARES, DIFFERENCES: where the state keeps the averages of squares and of differences.
     """
 
+    first_rate_for_all = True
     SQUARES, DIFFERENCES = "exp_avg_sq", "exp_avg_diff"
 
-    def _only_rate(self) -> float:
-        """That of the first group, which the package takes for all."""
-        return self.param_groups[0]["lr"]
-
     def _step(self, rate):
-        step_size = self.scalars(["d"])[0] * rate
+        distance, steps = self.scalars(("d", "k"))
+        step_size, nothing_moved = distance * rate, (steps == 0).float()
         sums = []
         for group in self.param_groups:
             for parameters, gradients in self.parts(group):
-                self._prepare(parameters, gradients)
+                self._prepare(parameters, gradients, nothing_moved)
                 sums.append(self._update_averages(group, parameters, gradients, step_size))
         if not sums:
             return
@@ -35,8 +33,8 @@ class _AdaptedAdan(Adapted):
                 self._move(group, parameters, gradients, step_size, still)
                 self.count(parameters)
 
-    def _prepare(self, parameters, gradients):
-        """A parameter's first gradient counts as the one before it too, and so does any while nothing has moved yet."""
+    def _prepare(self, parameters, gradients, nothing_moved):
+        """A parameter's first gradient counts as the one before it too, and so does any as long as `nothing_moved` is 1."""
         for parameter in parameters:
             state = self.state[parameter]
             if "step" not in state:
@@ -44,7 +42,6 @@ class _AdaptedAdan(Adapted):
                 state.update({name: torch.zeros_like(parameter) for name in ("s", "exp_avg", "exp_avg_diff", "exp_avg_sq")})
             if state["step"] == 0:
                 state["pre_grad"] = parameter.grad.clone()
-        nothing_moved = (self.scalars(["k"])[0] == 0).float()
         self.move(self.states(parameters, "pre_grad")[0], gradients, -nothing_moved, decay=-1.0)
 
     def _average_all(self, parameters, gradients, step_size):

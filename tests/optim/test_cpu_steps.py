@@ -13,8 +13,16 @@ import torch
 from library.optim import cpu_steps
 from library.optim.eight_bit import AdamW8bit
 from library.training.optimizer_kernels import use_kernels
+from tests.optim.one_pass_cases import (
+    ONE_OF_EACH,
+    WITH_KERNELS,
+    WITHOUT_MOMENTUM,
+    assert_a_step_left_out_has_not_been,
+    assert_near,
+    assert_they_end_where_plain_torch_ends,
+    trained,
+)
 from tests.optim.test_multi_tensor import CASES
-from tests.optim.test_triton_steps import ONE_OF_EACH, WITH_KERNELS, WITHOUT_MOMENTUM, assert_near, trained
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(cpu_steps.compiler() is None, reason="needs a C compiler")
@@ -30,15 +38,7 @@ def used(monkeypatch):
 
 @pytest.mark.parametrize("name", WITH_KERNELS)
 def test_steps_end_where_those_of_plain_torch_end(name, used):
-    case = WITH_KERNELS[name]
-    parameters, optimizer = trained(*case, cpu_steps.STEPS)
-    expected, twin = trained(*case)
-    assert_near(parameters, expected, 1e-6)
-    for group, other in zip(optimizer.state_dict()["param_groups"], twin.state_dict()["param_groups"], strict=True):
-        assert group == {key: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value for key, value in other.items()}
-    for parameter, other in zip(parameters[:-1], expected, strict=False):
-        for key, value in twin.state[other].items():
-            torch.testing.assert_close(optimizer.state[parameter][key], value, rtol=1e-4, atol=1e-7)
+    assert_they_end_where_plain_torch_ends(WITH_KERNELS[name], cpu_steps.STEPS)
     assert bool(used) == (name != WITHOUT_MOMENTUM)
 
 
@@ -77,19 +77,7 @@ def test_the_number_of_threads_changes_no_bit(name, used):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_a_step_that_is_left_out_has_not_been(name, bad, used):
-    parameters, optimizer = trained(*WITH_KERNELS[name], cpu_steps.STEPS, steps=1)
-    untouched, twin = trained(*WITH_KERNELS[name], cpu_steps.STEPS, steps=1)
-    for parameter in parameters[:-1]:
-        parameter.grad = torch.full_like(parameter, bad)
-    optimizer.found_inf = torch.ones(())
-    optimizer.step()
-    optimizer.step_left_out()
-    optimizer.found_inf = torch.zeros(())
-    for parameter, other in zip(parameters[:-1], untouched, strict=False):
-        parameter.grad, other.grad = torch.full_like(parameter, 0.1), torch.full_like(other, 0.1)
-    optimizer.step()
-    twin.step()
-    assert all(torch.equal(found, expected) for found, expected in zip(parameters, untouched, strict=True))
+    assert_a_step_left_out_has_not_been(WITH_KERNELS[name], cpu_steps.STEPS, bad)
     assert used
 
 

@@ -15,7 +15,7 @@ from library.optim import multi_tensor
 from library.optim.adafactor import Adafactor
 from library.optim.dadapt import DAdaptAdam, DAdaptAdamPreprint, DAdaptLion
 from library.optim.dadapt_adan import DAdaptAdan, DAdaptAdanIP
-from library.optim.dadapt_averaging import DAdaptAdaGrad, DAdaptSGD
+from library.optim.dadapt_dual_averaging import DAdaptAdaGrad, DAdaptSGD
 from library.optim.lion import Lion
 from library.optim.multi_tensor import absolute_sum, products_sum
 from library.optim.prodigy import Prodigy

@@ -58,9 +58,7 @@ class DAdaptSGD(Adapted, dadaptation.DAdaptSGD):
 class DAdaptAdaGrad(Adapted, dadaptation.DAdaptAdaGrad):
     """The package's class with another `step`."""
 
-    def _only_rate(self) -> float:
-        """That of the first group, which the package takes for all."""
-        return self.param_groups[0]["lr"]
+    first_rate_for_all = True
 
     def _step(self, rate):
         first = self.param_groups[0]
