@@ -1,13 +1,19 @@
 """Code of other people that an option names: what fails in it is told as theirs, in one line, with the traceback below."""
 
-from collections.abc import Iterator
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
 
 FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError, TypeError,
     ValueError,
 )  # fmt: skip
 """What code that meets options it was not made for raises."""
+FAILS_WITH = (*FAULTS, subprocess.SubprocessError)
+"""What trying out a compiler, a driver or a package raises."""
 PASSED_ON = ("memory",)
 """Words of RuntimeErrors that are about the machine and are explained elsewhere."""
 
@@ -38,3 +44,22 @@ def said(fault: BaseException) -> str:
     words = " ".join(str(fault).split())
     place = f" in {module}" if module and not module.startswith("library.") else ""
     return f"{type(fault).__name__}{f' ({words})' if words else ''}{place}"
+
+
+def tried(attempt: Callable[[], object], otherwise: str, culprit: str, *its_own: type[BaseException]) -> bool:
+    """Whether `attempt` raises nothing; else one line says why, and what is done `otherwise`.
+
+    its_own: what `culprit` raises besides FAILS_WITH.
+    """
+    try:
+        attempt()
+    except (*its_own, *FAILS_WITH) as error:
+        return told(otherwise, culprit, error)
+    return True
+
+
+def told(otherwise: str, culprit: str, error: BaseException) -> bool:
+    """False, once the reason is told in one line."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    logger.warning("%s, a little slower: %s does not work here (%s)", otherwise, culprit, reason[0])
+    return False

@@ -1,19 +1,14 @@
 """Whether Triton's kernels run on the device at hand: asked here and nowhere else."""
 
 import importlib.util
-import logging
-import subprocess
 from collections.abc import Callable
 
 import torch
 
-from library.strangers import FAULTS
-
-logger = logging.getLogger(__name__)
+from library.strangers import FAILS_WITH, told, tried
 
 # Compute capability that Triton's code for a dtype needs.
 OLDEST_GPU = {torch.float16: (7, 5), torch.bfloat16: (8, 0), torch.float32: (7, 5)}
-FAILS_WITH = (*FAULTS, subprocess.SubprocessError)  # of a compiler, a driver or a package, beside Triton's own error
 
 
 def may_run(device: torch.device, dtype: torch.dtype) -> bool:
@@ -34,20 +29,4 @@ def runs(attempt: Callable[[], object], otherwise: str) -> bool:
         its_own_error = getattr(triton, "TritonError", RuntimeError)  # old versions have none
     except FAILS_WITH as error:
         return told(otherwise, "Triton", error)
-    return works(attempt, otherwise, "Triton", its_own_error)
-
-
-def works(attempt: Callable[[], object], otherwise: str, culprit: str, *its_own: type[BaseException]) -> bool:
-    """Whether `attempt` raises nothing. its_own: what `culprit` raises besides what any compiler or driver may."""
-    try:
-        attempt()
-    except (*its_own, *FAILS_WITH) as error:
-        return told(otherwise, culprit, error)
-    return True
-
-
-def told(otherwise: str, culprit: str, error: BaseException) -> bool:
-    """False, once the reason is told in one line."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    logger.warning("%s, a little slower: %s does not work here (%s)", otherwise, culprit, reason[0])
-    return False
+    return tried(attempt, otherwise, "Triton", its_own_error)

@@ -11,6 +11,7 @@ from library.kernels import triton_here
 from library.optim import cpu_steps
 from library.optim.multi_tensor import MultiTensorStep
 from library.optim.one_pass import OnePass
+from library.strangers import tried
 
 SHAPES = ((3, 5), (70, 60))  # AdamW8bit keeps the states of the second in bytes
 STEPS = 5
@@ -40,7 +41,7 @@ def steps_that_work(optimizer: MultiTensorStep, device: torch.device) -> OnePass
     if all(triton_here.may_run(device, dtype) for dtype in dtypes):
         steps, runs = triton_steps, triton_here.runs
     elif device.type == "cpu" and cpu_steps.may_run(dtypes, optimizer.one_pass):
-        steps, runs = c_steps, functools.partial(triton_here.works, culprit=f"the C compiler {cpu_steps.compiler()}")
+        steps, runs = c_steps, functools.partial(tried, culprit=f"the C compiler {cpu_steps.compiler()}")
     else:
         return None
     otherwise = f"steps of {type(optimizer).__name__} are computed without kernels"
