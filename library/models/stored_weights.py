@@ -8,7 +8,7 @@ mostly below that range, so each output channel is stored times a power of two t
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,11 @@ class StoredWeight:
             with contextlib.suppress(RuntimeError):  # the system pins a part of its memory at most; other memory is slower, no more
                 data = data.pin_memory()
         return StoredWeight(data, self.dtype, scale)
+
+    def computed_in(self, dtype: torch.dtype) -> "StoredWeight":
+        """The same in another precision; what is stored in 8 bit stays so."""
+        scale = None if self.scale is None else self.scale.to(dtype)
+        return StoredWeight(self.data if self.data.dtype == FLOAT8 else self.data.to(dtype), dtype, scale)
 
     def bytes(self) -> int:
         return self.data.numel() * self.data.element_size()
@@ -108,15 +113,6 @@ class Conv2d(_Stored, nn.Conv2d):
         return _ConvOfStored.apply(self._computed(x), self.bias, self.stored, settings)
 
 
-def move_stored(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Moves the stored weights inside `module`, which `.to()` leaves where they are, and computes with them in `dtype` from now on."""
-    for layer in module.modules():
-        if isinstance(layer, _Stored):
-            moved = layer.stored.at(device)
-            scale = None if moved.scale is None else moved.scale.to(dtype)
-            layer.stored = StoredWeight(moved.data if moved.data.dtype == FLOAT8 else moved.data.to(dtype), dtype, scale)
-
-
 STORED_KINDS = {nn.Linear: Linear, nn.Conv2d: Conv2d}
 
 
@@ -138,3 +134,18 @@ def store_weights(module: nn.Module, change: Callable[[StoredWeight], StoredWeig
             layer.stored = change(layer.stored)
             count += layer.stored.bytes()
     return count
+
+
+def move_stored(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Moves the stored weights inside `module`, which `.to()` leaves where they are, and computes with them in `dtype` from now on."""
+    for layer in module.modules():
+        if isinstance(layer, _Stored):
+            layer.stored = layer.stored.at(device).computed_in(dtype)
+
+
+def all_weights(module: nn.Module) -> Iterator[Tensor]:
+    """The parameters, and in full what is stored in place of one."""
+    for layer in module.modules():
+        if isinstance(layer, _Stored):
+            yield layer.weight
+        yield from layer.parameters(recurse=False)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +14,7 @@ from library.data.group import DatasetGroup
 from library.data.text_cache import TextFiles, cache_text_states
 from library.models import text
 from library.models.family import Family, Models
+from library.models.stored_weights import all_weights
 from library.training.base_models import place_text_encoder
 from library.training.datasets import RunData, tokenize_function
 from library.training.listing import text_cache_asked_for
@@ -97,15 +98,7 @@ def encoders_identity(text_encoders: Sequence[nn.Module]) -> str:
     """A short name for the encoders' weights, from some values of each parameter: merged weights change all of them a little."""
     digest = hashlib.sha256()
     for weight in (weight for text_encoder in text_encoders for weight in all_weights(text_encoder)):
-        values = weight.flatten()
+        values = weight.detach().flatten()
         sampled = values[:: max(1, len(values) // VALUES_SAMPLED)].cpu().to(torch.bfloat16)
         digest.update(sampled.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def all_weights(model: nn.Module) -> Iterator[Tensor]:
-    """Of each layer, those in 8 bit among them, which are no parameters."""
-    for layer in model.modules():
-        if "weight" not in layer._parameters and isinstance(getattr(layer, "weight", None), Tensor):
-            yield layer.weight
-        yield from (parameter.detach() for parameter in layer.parameters(recurse=False))

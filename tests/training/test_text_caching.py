@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from library.models.sdxl import SDXL
+from library.models.stored_weights import store_weights
 from library.training import text_caching
 from tests.tiny_runs import arguments, picture_folder, prepared, trained
 
@@ -122,4 +123,12 @@ def test_the_name_of_text_encoders_tells_of_a_small_change_in_one_layer():
     assert before == text_caching.encoders_identity([encoder.to(torch.bfloat16).float() for encoder in encoders])
     with torch.no_grad():
         encoders[0][1].weight += 0.01 * torch.randn(64, 64)
+    assert text_caching.encoders_identity(encoders) != before
+
+
+def test_weights_in_8_bit_tell_of_a_change_too():
+    encoders = [torch.nn.Sequential(torch.nn.Linear(64, 64))]
+    store_weights(encoders[0], lambda weight: weight.in_8_bit(scaled=True))
+    before = text_caching.encoders_identity(encoders)
+    encoders[0][0].stored.data.copy_(torch.zeros(64, 64))
     assert text_caching.encoders_identity(encoders) != before
