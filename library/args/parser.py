@@ -5,7 +5,7 @@ As in sd-scripts any unambiguous beginning of an option's name will do (`--max_t
 
 import sys
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -32,11 +32,9 @@ from library.args.validation import add_validation_arguments
 NEAR = 0.75  # how alike a name must be to be meant
 LAUNCHERS = ("num_cpu_threads_per_process", "num_processes", "num_machines", "multi_gpu", "gpu_ids", "main_process_port")
 SETTINGS = ("weight_decay", "betas", "eps", "momentum", "d_coef", "use_bias_correction", "safeguard_warmup", "relative_step")
-SDXL_ALONE = ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk", "disable_mmap_load_safetensors")
 ELSEWHERE = {
     **{f"--{name}": "it is accelerate's: write it between `accelerate launch` and the script" for name in LAUNCHERS},
     **{f"--{name}": f"it is the optimizer's: --optimizer_args {name}=..." for name in SETTINGS},
-    **{f"--{name}": "sdxl_train_network.py alone has it" for name in SDXL_ALONE},
 }
 """Names that are options of something else -> what to do."""
 
@@ -104,6 +102,13 @@ def typed_values(parser: ArgumentParser, argv: Sequence[str] | None = None) -> d
     return {name: value for name, value in vars(namespace).items() if value is not absent}
 
 
+def sdxl_options() -> Container[str]:
+    """The names of those that only SDXL's script has."""
+    alone = ArgumentParser(add_help=False)
+    add_sdxl_arguments(alone)
+    return alone._option_string_actions
+
+
 class TrainingParser(ArgumentParser):
     """An ArgumentParser whose errors are two lines instead of two hundred options, and name the option that was meant."""
 
@@ -157,5 +162,7 @@ class TrainingParser(ArgumentParser):
         name = unknown.partition("=")[0]
         if name in ELSEWHERE:
             return f"unrecognized arguments: {name}; {ELSEWHERE[name]}"
+        if name in sdxl_options():
+            return f"unrecognized arguments: {name}; sdxl_train_network.py alone has it"
         near = get_close_matches(name, self._names(), n=1, cutoff=NEAR)
         return f"unrecognized arguments: {name}" + (f"; did you mean {near[0]}?" if near else "")

@@ -136,6 +136,7 @@ def test_other_step_counts_end_with_status_2(text, capsys):
         (["--learning_rat3", "1"], "did you mean --learning_rate?"),
         (["--optimiser_type=AdamW"], "did you mean --optimizer_type?"),
         (["--weight_decay", "0.1"], "--optimizer_args weight_decay=..."),
+        (["--cache_text_encoder_outputs"], "sdxl_train_network.py alone has it"),
         (["--num_cpu_threads_per_process", "2"], "between `accelerate launch` and the script"),
         (["--cache_text_encoder_outputs"], "unrecognized arguments: --cache_text_encoder_outputs"),
         (["--xformers=true"], "--xformers is a switch and takes no value"),
